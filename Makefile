@@ -1,0 +1,42 @@
+# Everything a newcomer or a CI machine needs; `make help` lists it.
+.DEFAULT_GOAL := help
+.PHONY: help run test soak lint format clean setup broker
+SHELL := /bin/sh
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --import-mode=importlib tests $(wildcard plugins/*/tests)
+ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## start limehub with the packages in plugins/ and a broker; ARGS="--worker NAME"
+	@scripts/setup
+	@exec $(BIN)/python -m scripts.run $(ARGS)
+
+test: setup broker ## linters, types and the whole test suite; ARGS="-k retry"
+	@$(MAKE) --no-print-directory lint
+	@$(PYTEST) $(ARGS)
+
+soak: setup broker ## the test suite with full durations and more rounds
+	@LIMEHUB_SOAK=1 $(PYTEST) $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy --strict scripts tests/support
+
+format: setup ## put the code into its one format
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## remove .venv, the private broker with its data, and caches
+	@rm -rf .venv .limehub .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@scripts/setup dev
+
+# A machine without RabbitMQ skips the tests that need it, but not in CI.
+broker:
+	@scripts/install-rabbitmq || [ "$$CI" != true ]

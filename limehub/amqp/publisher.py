@@ -1,0 +1,300 @@
+"""Publishing with the broker's word for it: confirms, mandatory, persistent, a connection apart.
+
+    publisher = Publisher("amqp://guest@localhost//", applications=["acme"])
+    publisher.publish("solution.invoices.paid.v1", {"invoice": 7})     # returns when stored
+    publisher.close()
+
+Calls from many greenlets and threads share one channel; each returns after its own confirm. When
+the connection is lost before the confirm nobody knows whether the message is stored: it is sent
+again with the same message id, so a duplicate is possible and a loss is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any
+from uuid import uuid4
+
+import gevent
+from attrs import define, evolve, field
+from gevent.event import AsyncResult
+from gevent.lock import RLock
+
+from limehub.amqp.channel import Channel
+from limehub.amqp.connection import BrokerConnection, ConnectionSettings
+from limehub.amqp.home import Home
+from limehub.amqp.message import Outgoing, encodable, encode_body, to_pika
+from limehub.config.url import BrokerUrl
+from limehub.errors import (
+    BrokerError,
+    BrokerRefused,
+    ChannelClosed,
+    ConfirmTimeout,
+    ConnectionLost,
+    ExchangeMissing,
+    MessageRefused,
+    Unroutable,
+)
+
+__all__ = ["Publisher", "current_application"]
+
+log = logging.getLogger(__name__)
+
+current_application: ContextVar[str | None] = ContextVar("current_application", default=None)
+"""The application whose event is being handled in this greenlet."""
+
+RECONNECT_CAP = 1.0
+
+
+class Publisher:
+    """Publishes events. Usable by any service, with or without gevent's patching.
+
+    *broker*: a URL or ConnectionSettings; *exchange*: one exchange instead of
+    `lime.<application>`; *routing_key_template*: as `events.routing_key_template`; *timeout*:
+    seconds that one publish may take, reconnects included.
+    """
+
+    def __init__(
+        self,
+        broker: str | ConnectionSettings,
+        *,
+        applications: Iterable[str] = ("default",),
+        exchange: str | None = None,
+        routing_key_template: str = "{routing_key}",
+        name: str = "limehub publisher",
+        timeout: float = 30.0,
+    ) -> None:
+        self.timeout = timeout
+        self._settings = (
+            ConnectionSettings(url=BrokerUrl.parse(broker)) if isinstance(broker, str) else broker
+        )
+        self._applications = tuple(applications)
+        self._exchange = exchange
+        self._template = routing_key_template
+        self._name = name
+        self._home = Home()
+        self._session: _Session | None = None
+        self._connecting: RLock | None = None
+        self.published = 0
+
+    def publish(
+        self,
+        routing_key: str,
+        body: Any,
+        *,
+        application: str | None = None,
+        exchange: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+        mandatory: bool = True,
+        content_type: str = "application/json",
+    ) -> str:
+        """Publish *body* (bytes as they are, anything else as JSON); returns the message id.
+
+        In a handler *application* is that of the event; elsewhere, with several configured, it
+        must be named. Raises Unroutable if no queue is bound (not with *mandatory* False),
+        ExchangeMissing, MessageRefused, ConfirmTimeout, BrokerError; ValueError for a bad call.
+        """
+        target = exchange or self._exchange_of(application)
+        key = self._template.format(exchange=target, routing_key=routing_key)
+        if len(key.encode()) > 255:
+            raise ValueError(f"routing key of {len(key.encode())} bytes; AMQP allows 255: {key!r}")
+        identity = message_id or str(uuid4())
+        properties: dict[str, Any] = {"content_type": content_type, "content_encoding": "utf-8"}
+        properties |= {"message_id": identity, "timestamp": int(time.time())}
+        message = Outgoing(
+            exchange=target,
+            routing_key=key,
+            body=encode_body(body),
+            headers=encodable(headers or {}),
+            properties=properties,
+            mandatory=mandatory,
+        )
+        self.send(message)
+        return identity
+
+    def send(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        """Publish a finished *message* and return after its confirm. Raises as `publish`."""
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        self._home.run(lambda: self._send_until(deadline, message))
+        self.published += 1
+
+    @property
+    def frame_max(self) -> int:
+        """The broker's largest frame in bytes; before the first connection RabbitMQ's default."""
+        session = self._session
+        return session.connection.frame_max if session else 131072
+
+    @property
+    def state(self) -> str:
+        """`idle` (never used), `connected`, `blocked: why` or `disconnected`, for status pages."""
+        session = self._session
+        if session is None:
+            return "idle"
+        if not session.is_open:
+            return "disconnected"
+        blocked = session.connection.blocked
+        return f"blocked: {blocked}" if blocked else "connected"
+
+    def call(self, work: Callable[[BrokerConnection], Any]) -> Any:
+        """Run *work*(connection) on this publisher's connection, as for a missing queue."""
+        deadline = time.monotonic() + self.timeout
+        return self._home.run(lambda: work(self._connected(deadline).connection))
+
+    def close(self) -> None:
+        """Close the connection in order. Publishing afterwards opens it again."""
+        self._home.run(self._disconnect)
+
+    def _exchange_of(self, application: str | None) -> str:
+        if self._exchange is not None:
+            return self._exchange
+        name = application or current_application.get()
+        if name is None and len(self._applications) == 1:
+            name = self._applications[0]
+        if name is None:
+            known = ", ".join(self._applications)
+            raise ValueError(f"publish(): name the application; configured are {known}")
+        return f"lime.{name}"
+
+    def _send_until(self, deadline: float, message: Outgoing) -> None:
+        attempt = 0
+        while True:
+            try:
+                session = self._connected(deadline)
+                session.check_exchange(message.exchange)
+                session.publish(message, deadline)
+            except (ExchangeMissing, Unroutable, MessageRefused, ConfirmTimeout, BrokerRefused):
+                raise
+            except BrokerError as error:
+                attempt += 1
+                delay = random.uniform(0, min(RECONNECT_CAP, 0.05 * 2**attempt))  # noqa: S311
+                if time.monotonic() + delay > deadline:
+                    raise ConfirmTimeout(f"not confirmed in time: {error}") from error
+                gevent.sleep(delay)
+            else:
+                return
+
+    def _connected(self, deadline: float) -> _Session:
+        if self._session is not None and self._session.is_open:
+            return self._session
+        self._connecting = self._connecting or RLock()
+        with self._connecting:
+            if self._session is None or not self._session.is_open:
+                left = max(0.1, min(self._settings.timeout, deadline - time.monotonic()))
+                self._disconnect()
+                settings = evolve(self._settings, timeout=left)
+                self._session = _Session(BrokerConnection.open(settings, self._name))
+            return self._session
+
+    def _disconnect(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.connection.close()
+
+
+@define(eq=False)
+class _Pending:
+    message: Outgoing
+    confirmed: AsyncResult[None] = field(factory=AsyncResult)
+    returned: str | None = None
+
+
+class _Session:
+    """One connection's confirm channel and what is on its way."""
+
+    def __init__(self, connection: BrokerConnection) -> None:
+        self.connection = connection
+        self._exchanges = {""}
+        self._pending: dict[int, _Pending] = {}
+        self._next_tag = 1
+        self._channel: Channel = connection.open_channel()
+        self._channel.on_closed = self._fail_all
+        self._channel.confirm(self._on_confirm, self._on_return)
+
+    @property
+    def is_open(self) -> bool:
+        return self.connection.is_open and self._channel.is_open
+
+    def check_exchange(self, name: str) -> None:
+        """Ask for *name* on a channel of its own: a missing one would close ours under others."""
+        if name in self._exchanges:
+            return
+        channel = self.connection.open_channel()
+        try:
+            channel.check_exchange(name)
+            self._exchanges.add(name)
+        finally:
+            channel.close()
+
+    def publish(self, message: Outgoing, deadline: float) -> None:
+        pending = _Pending(message)
+        tag = self._next_tag
+        self._channel.publish(
+            message.exchange,
+            message.routing_key,
+            message.body,
+            to_pika(message),
+            mandatory=message.mandatory,
+        )
+        self._next_tag += 1
+        self._pending[tag] = pending
+        self._await(pending, tag, deadline)
+
+    def _await(self, pending: _Pending, tag: int, deadline: float) -> None:
+        try:
+            pending.confirmed.get(timeout=max(0.0, deadline - time.monotonic()))
+        except gevent.Timeout:
+            blocked = self.connection.blocked
+            why = f"the broker blocks publishing: {blocked}" if blocked else "no confirm in time"
+            raise ConfirmTimeout(f"{why}; the message may or may not be stored") from None
+        finally:
+            self._pending.pop(tag, None)
+
+    def _on_confirm(self, tag: int, multiple: bool, acked: bool) -> None:
+        tags = [each for each in self._pending if each <= tag] if multiple else [tag]
+        for each in tags:
+            pending = self._pending.pop(each, None)
+            if pending is not None:
+                _answer(pending, acked)
+
+    def _on_return(self, method: Any, properties: Any, body: bytes) -> None:
+        """A return names no tag and comes before its confirm; equal messages are alike to it."""
+        for pending in self._pending.values():
+            message = pending.message
+            if (
+                pending.returned is None
+                and message.routing_key == method.routing_key
+                and message.exchange == method.exchange
+                and message.properties.get("message_id") == properties.message_id
+                and message.body == body
+            ):
+                pending.returned = f"{method.reply_code} {method.reply_text}"
+                return
+
+    def _fail_all(self, error: BrokerError) -> None:
+        """The channel ended. A lone message caused it; of several nobody knows which: all retry."""
+        waiting = list(self._pending.values())
+        self._pending.clear()
+        ours = isinstance(error, ChannelClosed)
+        refused = ours and len(waiting) == 1
+        verdict = MessageRefused(str(error)) if refused else ConnectionLost(str(error))
+        for pending in waiting:
+            pending.confirmed.set_exception(verdict)
+        if ours:  # confirms of this channel will never come
+            self.connection.abort(ConnectionLost(str(error)))
+
+
+def _answer(pending: _Pending, acked: bool) -> None:
+    message = pending.message
+    where = f"routing key {message.routing_key!r} on exchange {message.exchange!r}"
+    if pending.returned is not None:
+        reached = f"{where} reaches no queue ({pending.returned})"
+        pending.confirmed.set_exception(Unroutable(reached))
+    elif acked:
+        pending.confirmed.set(None)
+    else:
+        pending.confirmed.set_exception(MessageRefused(f"the broker refused a message: {where}"))

@@ -1,0 +1,233 @@
+"""What must exist on the broker, and what to do when it exists otherwise.
+
+Consumers declare and bind, publishers never do. A queue that exists with other arguments is used
+as it is: whoever comes from Lime has queues with dead-letter arguments and must delete nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from limehub.amqp.connection import BrokerConnection
+from limehub.errors import ChannelClosed, ExchangeMissing
+
+__all__ = [
+    "Mismatch",
+    "QueueSpec",
+    "bind_all",
+    "declare_queue",
+    "dlq_spec",
+    "ensure_exchange",
+    "handler_queue_spec",
+    "retry_queue_spec",
+    "retry_step",
+]
+
+log = logging.getLogger(__name__)
+
+RETRY_STEPS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
+"""Seconds of the retry queues; a delay is rounded up to the next."""
+
+_LOSES_MESSAGES = ("x-message-ttl", "x-max-length", "x-max-length-bytes", "x-expires")
+# "inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received none but current is the
+# value '60000' of type 'signedint'"
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)' for (?:queue|exchange) .*: received (?P<wanted>.+?)"
+    r" but current is (?:the value '(?P<value>.*)' of type '(?P<type>\w+)'"
+    r"|(?P<none>none)|'(?P<plain>.*)')",
+    re.DOTALL,
+)
+
+
+@frozen(kw_only=True)
+class Mismatch:
+    """One argument that differs. *actual* and *wanted*: None = not set."""
+
+    queue: str
+    argument: str
+    actual: Any
+    wanted: Any
+
+    @property
+    def loses_messages(self) -> bool:
+        """Whether such a queue drops events by itself."""
+        if self.argument == "x-delivery-limit":
+            return self.actual is None or self.actual >= 0
+        transient = self.argument == "durable"
+        return transient or (self.argument in _LOSES_MESSAGES and self.actual is not None)
+
+    def __str__(self) -> str:
+        return (
+            f"queue {self.queue} exists with {self.argument}={_shown(self.actual)}, "
+            f"limehub wants {_shown(self.wanted)}"
+        )
+
+
+@frozen(kw_only=True)
+class QueueSpec:
+    """A queue as limehub wants it; always durable."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(factory=dict)
+
+
+def handler_queue_spec(
+    name: str, *, queue_type: str = "classic", single_active_consumer: bool = False
+) -> QueueSpec:
+    """Return the queue of a handler. It has no dead-letter arguments: limehub moves by itself."""
+    arguments = _typed(queue_type)
+    if single_active_consumer:
+        arguments["x-single-active-consumer"] = True
+    return QueueSpec(name=name, arguments=arguments)
+
+
+def dlq_spec(name: str, *, queue_type: str = "classic") -> QueueSpec:
+    """Return a dead letter queue: no TTL argument, each message carries its own expiration."""
+    return QueueSpec(name=name, arguments=_typed(queue_type))
+
+
+def retry_queue_spec(handler_queue: str, seconds: int, *, queue_type: str = "classic") -> QueueSpec:
+    """Return the queue in which events wait *seconds*, then go back to *handler_queue*.
+
+    One fixed TTL a queue, so that no event waits behind a longer one.
+    """
+    arguments = _typed(queue_type) | {
+        "x-message-ttl": seconds * 1000,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": handler_queue,
+    }
+    if queue_type == "quorum":  # the only broker-side dead-lettering that waits for its target
+        arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+    return QueueSpec(name=f"{handler_queue}.retry.{seconds}", arguments=arguments)
+
+
+def retry_step(delay: float) -> int:
+    """Return the seconds of the retry queue for *delay*: rounded up, at most a day."""
+    return next((step for step in RETRY_STEPS if step >= delay), RETRY_STEPS[-1])
+
+
+def declare_queue(connection: BrokerConnection, spec: QueueSpec) -> tuple[Mismatch, ...]:
+    """Make sure that the queue exists; returns in what an existing one differs.
+
+    RabbitMQ names one differing argument a time: it is taken over and the next try names the next.
+    """
+    arguments: dict[str, Any] = dict(spec.arguments)
+    found: list[Mismatch] = []
+    for _ in range(16):
+        channel = connection.open_channel()
+        try:
+            channel.declare_queue(spec.name, arguments)
+        except ChannelClosed as error:
+            mismatch = _mismatch_of(error, spec.name, arguments)
+            if mismatch is None or any(each.argument == mismatch.argument for each in found):
+                if found or error.code == 406:
+                    return _passively(connection, spec, found, error)
+                raise
+            found.append(mismatch)
+            if not mismatch.argument.startswith("x-"):
+                return _passively(connection, spec, found, error)
+            _take_over(arguments, mismatch)
+        else:
+            return tuple(found)
+        finally:
+            channel.close()
+    return tuple(found)
+
+
+def ensure_exchange(connection: BrokerConnection, name: str) -> None:
+    """Make sure that the exchange exists; one that exists is never altered."""
+    channel = connection.open_channel()
+    try:
+        channel.check_exchange(name)
+    except ExchangeMissing:
+        channel = connection.open_channel()
+        channel.declare_exchange(name)
+        log.info("created exchange", extra={"exchange": name})
+    finally:
+        channel.close()
+
+
+def bind_all(connection: BrokerConnection, bindings: Iterable[tuple[str, str, str]]) -> int:
+    """Bind (queue, exchange, key) triples, pipelined on one channel. Returns how many.
+
+    Raises QueueMissing or ExchangeMissing with the broker's words for the first that fails.
+    """
+    channel = connection.open_channel()
+    count = 0
+    try:
+        for queue, exchange, key in bindings:
+            channel.bind(queue, exchange, key)
+            count += 1
+            if count % 500 == 0:
+                channel.sync()  # keeps the hub and the broker's buffers breathing
+        channel.sync()
+    finally:
+        channel.close()
+    return count
+
+
+def _typed(queue_type: str) -> dict[str, Any]:
+    if queue_type == "quorum":
+        # RabbitMQ 4 drops a message that is given back 21 times unless told otherwise (measured)
+        return {"x-queue-type": "quorum", "x-delivery-limit": -1}
+    return {"x-queue-type": queue_type}
+
+
+def _mismatch_of(error: ChannelClosed, queue: str, arguments: Mapping[str, Any]) -> Mismatch | None:
+    match = _INEQUIVALENT.search(error.text)
+    if error.code != 406 or match is None:
+        return None
+    name = match["name"]
+    actual = (
+        None if match["none"] else _typed_value(match["value"] or match["plain"], match["type"])
+    )
+    wanted = arguments.get(name) if name.startswith("x-") else match["wanted"].strip("'")
+    return Mismatch(queue=queue, argument=name, actual=actual, wanted=wanted)
+
+
+def _typed_value(text: str | None, kind: str | None) -> Any:
+    if text is None:
+        return None
+    if kind in (
+        "signedint",
+        "long",
+        "short",
+        "byte",
+        "unsignedint",
+        "unsignedshort",
+        "unsignedbyte",
+    ):
+        return int(text)
+    if kind == "bool":
+        return text == "true"
+    return text
+
+
+def _take_over(arguments: dict[str, Any], mismatch: Mismatch) -> None:
+    if mismatch.actual is None:
+        arguments.pop(mismatch.argument, None)
+    else:
+        arguments[mismatch.argument] = mismatch.actual
+
+
+def _passively(
+    connection: BrokerConnection, spec: QueueSpec, found: list[Mismatch], error: ChannelClosed
+) -> tuple[Mismatch, ...]:
+    """Take a queue as it is when its differences cannot be spelled out one by one."""
+    channel = connection.open_channel()
+    try:
+        channel.check_queue(spec.name)
+    finally:
+        channel.close()
+    return tuple(found) or (
+        Mismatch(queue=spec.name, argument="declaration", actual=error.text, wanted="as declared"),
+    )
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)

@@ -1,0 +1,340 @@
+"""The composition root: builds everything from the configuration, starts it, stops it in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import gevent
+from attrs import define, field, frozen
+from gevent.event import Event as Signal
+from gevent.lock import Semaphore
+
+from limehub import __version__
+from limehub.amqp.connection import ConnectionSettings
+from limehub.amqp.keepalive import Keepalive
+from limehub.amqp.publisher import Publisher
+from limehub.config import Config, Loaded, difference, runfile, with_live_changes
+from limehub.config.names import suggestion
+from limehub.errors import ConfigError, LimehubError
+from limehub.observe import logs
+from limehub.plugins.registry import Registry
+from limehub.signals import Signals
+from limehub.web.site import Site
+from limehub.workers.consumer import QueuePlan
+from limehub.workers.crashes import CrashLedger
+from limehub.workers.gate import BrokerGate
+from limehub.workers.group import GroupSettings, WorkerGroup
+from limehub.workers.mover import Mover
+from limehub.workers.plan import plans_of, prefetch_of
+from limehub.workers.runner import Runner
+
+__all__ = ["ServeOptions", "Server", "connection_settings"]
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 15.0
+"""Seconds beyond the grace time after which a hub that never turns again is left."""
+
+
+@frozen(kw_only=True)
+class ServeOptions:
+    """What the command line says. *workers*: only these groups; *reload*: reads the file again."""
+
+    workers: tuple[str, ...] = ()
+    fail_fast: bool = False
+    strict_topology: bool = False
+    reload: Callable[[], Loaded] | None = None
+
+
+@define(eq=False)
+class _Ending:
+    """Why the server ends: the first reason wins."""
+
+    error: LimehubError | None = None
+    requested: Signal = field(factory=Signal)
+
+    def request(self, error: LimehubError | None = None) -> None:
+        if not self.requested.is_set():
+            self.error = error
+            self.requested.set()
+
+
+def connection_settings(config: Config) -> ConnectionSettings:
+    """Return how to connect to the broker of *config*."""
+    events, tls = config.events, config.events.tls
+    return ConnectionSettings(
+        url=events.url,
+        heartbeat=events.heartbeat,
+        keepalive=Keepalive(idle=float(events.tcp_keepalive_timeout)),
+        ca_file=tls.ca_file,
+        cert_file=tls.cert_file,
+        key_file=tls.key_file,
+        server_name=tls.server_name,
+    )
+
+
+class Server:
+    """Runs the handlers of *registry* until a signal, a crash or an error. See `run`."""
+
+    def __init__(self, loaded: Loaded, registry: Registry, *, options: ServeOptions) -> None:
+        self.config = registry.config
+        self.registry = registry
+        self.options = options
+        self.started_at = datetime.now(UTC)
+        self.warnings = (*loaded.warnings, *registry.warnings)
+        self._config_file = loaded.path
+        self._running = loaded.config
+        self._ending = _Ending()
+        self._ready_said = False
+        settings = connection_settings(self.config)
+        self.publisher = self._publisher(settings, "limehub publisher")
+        self._dead_letter_publisher = self._publisher(settings, "limehub dead letters")
+        self.gate = BrokerGate(settings, fail_fast=options.fail_fast)
+        self.mover = Mover(
+            self._dead_letter_publisher,
+            dlq_ttl=self.config.event_handler.dlq_ttl,
+            queue_type=self.config.event_handler.queue_type,
+        )
+        self.ledger = CrashLedger(runfile.state_folder(loaded.path))
+        self._canary = Semaphore(1)
+        self.groups = self._groups()
+        self.site = Site(self)
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Start, wait for the end, stop. Returns the exit code."""
+        grace = self.config.event_handler.shutdown_grace
+        signals = Signals(self._on_signal, self._reload, patience=grace + PATIENCE)
+        signals.install()
+        try:
+            self._start()
+            self._wait()
+            return self._stop()
+        except LimehubError as error:
+            log.error("cannot start", extra={"cause": str(error)})
+            self._stop()
+            return error.exit_code
+        finally:
+            signals.uninstall()
+
+    def stop(self, error: LimehubError | None = None) -> None:
+        """Ask the server to end; *error* decides its exit code."""
+        self._ending.request(error)
+
+    def _start(self) -> None:
+        for warning in self.warnings:
+            log.warning(warning)
+        self.site.start()
+        self._write_run_file()
+        for group in self.groups:
+            group.start()
+        self.registry.call_started(self)
+
+    def _wait(self) -> None:
+        while not self._ending.requested.wait(0.1):
+            missing = tuple(self.missing())
+            self.site.note(missing)
+            if not missing and not self._ready_said:
+                self._ready_said = True
+                log.info("ready", extra=self._ready_line())
+
+    def _stop(self) -> int:
+        error = self._ending.error
+        if error is not None:
+            log.error("stopping", extra={"cause": str(error), "exit_code": error.exit_code})
+        else:
+            log.info("stopping")
+        self.registry.call_stopping(self)
+        deadline = time.monotonic() + self.config.event_handler.shutdown_grace
+        self.gate.stop()
+        returned = sum(self._each_group(lambda group: group.stop_consuming()))
+        killed = sum(self._each_group(lambda group: group.drain(deadline)))
+        self.mover.stop()
+        self._each_group(lambda group: group.close())
+        self.publisher.close()
+        self._dead_letter_publisher.close()
+        self.ledger.close()
+        self.site.stop()
+        runfile.remove(self._config_file)
+        if killed:
+            log.warning("handlers did not end in time; their events went back", extra={"n": killed})
+        code = 0 if error is None else error.exit_code
+        log.info("stopped", extra={"exit_code": code, "returned": returned})
+        return code
+
+    def _each_group(self, step: Callable[[WorkerGroup], Any]) -> list[Any]:
+        """Take *step* for all groups side by side: one that hangs costs the others nothing."""
+        jobs = [gevent.spawn(step, group) for group in self.groups]
+        gevent.joinall(jobs)
+        return [job.value or 0 for job in jobs]
+
+    def _on_signal(self, _number: int) -> None:
+        self.stop()
+
+    # -- what others ask --------------------------------------------------------------------------
+
+    @property
+    def max_stall(self) -> float:
+        """Seconds that the hub may be busy before the server counts as dead."""
+        return self.config.event_handler.max_stall
+
+    def missing(self) -> list[str]:
+        """Return what keeps the server from being ready; empty = ready."""
+        if self._ending.requested.is_set():
+            return ["stopping"]
+        missing = [cause for group in self.groups for cause in group.missing]
+        return missing + [f"{queue}: {cause}" for queue, cause in self.mover.trouble.items()]
+
+    def stalled_for(self) -> float:
+        """Return the seconds since the hub last turned, 0 if it turns."""
+        return self.site.stalled_for()
+
+    def status(self) -> dict[str, Any]:
+        """Return everything that /api/v1/status shows."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": self.started_at.isoformat(timespec="milliseconds"),
+            "ready": not self.missing(),
+            "missing": self.missing(),
+            "stalled_for": self.stalled_for(),
+            "applications": list(self.config.applications),
+            "groups": [group.status() for group in self.groups],
+            "handlers": self._handlers(),
+            "publishers": {
+                "events": self.publisher.state,
+                "dead_letters": self._dead_letter_publisher.state,
+            },
+            "dead_letters": {"moved": self.mover.moved, "trouble": dict(self.mover.trouble)},
+            "crashes": self.ledger.counts,
+            "plugins": {name: plugin.version for name, plugin in self.registry.plugins.items()},
+            "broken_plugins": [str(broken) for broken in self.registry.broken],
+        }
+
+    def _handlers(self) -> list[dict[str, Any]]:
+        bound = {plan.handler for plans in self._plans.values() for plan in plans}
+        return [
+            {
+                "name": each.name,
+                "started": each.stats.started,
+                "in_flight": each.stats.in_flight,
+                "open": each.stats.open,
+                "outcomes": {str(fate): n for fate, n in each.stats.outcomes.items()},
+                "seconds": round(each.stats.seconds, 6),
+                "longest": round(each.stats.longest, 6),
+            }
+            for each in sorted(bound, key=lambda each: each.name)
+        ]
+
+    # -- building ---------------------------------------------------------------------------------
+
+    def _publisher(self, settings: ConnectionSettings, name: str) -> Publisher:
+        return Publisher(
+            settings,
+            applications=self.config.applications,
+            exchange=self.config.events.exchange,
+            routing_key_template=self.config.events.routing_key_template,
+            name=name,
+        )
+
+    def _groups(self) -> list[WorkerGroup]:
+        self._plans = plans_of(self.config, self.registry, self.publisher)
+        names = sorted(self._plans)
+        for name in self.options.workers:
+            if name not in names:
+                raise ConfigError(
+                    f"--worker {name}: no such group has queues{suggestion(name, names)}"
+                )
+        self._warn_of_idle_groups(names)
+        return [self._group(name) for name in self.options.workers or names]
+
+    def _warn_of_idle_groups(self, names: list[str]) -> None:
+        for name, settings in self.config.event_handler.workers.items():
+            if name not in names and settings.queue_prefix is not None:
+                self.warnings += (
+                    f"worker group {name}: prefix {settings.queue_prefix!r} matches no queue",
+                )
+
+    def _group(self, name: str) -> WorkerGroup:
+        plans = self._plans[name]
+        exchanges = {exchange for plan in plans for exchange in plan.applications}
+        runner = Runner(
+            mover=self.mover,
+            ledger=self.ledger,
+            crash_limit=self.config.event_handler.crash_limit,
+            canary=self._canary,
+            on_crash=self.stop,
+        )
+        settings = GroupSettings(
+            name=name,
+            concurrency=self._concurrency(self.config, name),
+            exchanges=tuple(sorted(exchanges)),
+            queue_type=self.config.event_handler.queue_type,
+            accept_foreign=self.config.events.accept_foreign_queues,
+            strict_topology=self.options.strict_topology,
+        )
+        return WorkerGroup(settings, plans, gate=self.gate, runner=runner, on_fatal=self.stop)
+
+    def _concurrency(self, config: Config, group: str) -> int:
+        prefetches = [self._prefetch(config, plan) for plan in self._plans[group]]
+        return config.event_handler.concurrency_of(group, prefetches)
+
+    def _prefetch(self, config: Config, plan: QueuePlan) -> int:
+        handler = plan.handler.handler
+        group = config.event_handler.group_of(handler.app, handler.queue_name)
+        return prefetch_of(config, handler, group)
+
+    # -- the state file and the ready line --------------------------------------------------------
+
+    def _write_run_file(self) -> None:
+        info = runfile.RunInfo(
+            pid=os.getpid(),
+            amqp_url=self.config.events.url.with_password(),
+            web_url=self.site.web_url,
+            health_url=self.site.health_url,
+            started_at=self.started_at.isoformat(timespec="milliseconds"),
+        )
+        try:
+            runfile.write(self._config_file, info)
+        except OSError as error:
+            cause = {"cause": str(error)}
+            log.warning("no run.json: other commands will ask the configuration", extra=cause)
+
+    def _ready_line(self) -> dict[str, Any]:
+        return {
+            "event": "ready",
+            "web": self.site.web_url,
+            "groups": [group.name for group in self.groups],
+            "queues": sum(len(group.queues) for group in self.groups),
+        }
+
+    # -- SIGHUP -----------------------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """Read the configuration again: what can change live does, the rest is named."""
+        if self.options.reload is None:
+            return
+        try:
+            loaded = self.options.reload()
+        except ConfigError as error:
+            log.error("new configuration is broken; the old one stays", extra={"cause": str(error)})
+            return
+        changes = difference(self._running, loaded.config)
+        self._running = with_live_changes(self._running, loaded.config)
+        self._apply(self._running)
+        if changes.restart:
+            log.warning("needs a restart to change", extra={"keys": list(changes.restart)})
+        log.info("configuration read again", extra={"changed": list(changes.live)})
+
+    def _apply(self, config: Config) -> None:
+        logs.set_level(config.log.level)
+        self.site.reload(config)
+        for group in self.groups:
+            group.change_concurrency(self._concurrency(config, group.name))
+            group.change_prefetch(lambda plan: self._prefetch(config, plan))

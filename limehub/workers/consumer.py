@@ -1,0 +1,227 @@
+"""One consumed queue: what is wanted, what the broker has confirmed, and how to close the gap.
+
+pika raises nothing when the broker closes a channel or cancels a consumer. So nothing here relies
+on being told: `is_consuming` asks the channel, and the group compares it with what it wants.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import define, field, frozen
+
+from limehub.amqp.channel import Channel
+from limehub.amqp.connection import BrokerConnection
+from limehub.amqp.delivery import Delivery
+from limehub.amqp.topology import Mismatch, QueueSpec, bind_all, declare_queue
+from limehub.errors import BrokerError, QueueMissing, TopologyMismatch
+from limehub.workers.handling import BoundHandler
+
+__all__ = ["QueueConsumer", "QueuePlan"]
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 5.0
+FOREIGN_PAUSE = 30.0
+
+
+@frozen(kw_only=True)
+class QueuePlan:
+    """A queue that a group wants to consume.
+
+    *applications*: exchange -> tenant whose events may run; *excluded*: exchanges of ours whose
+    tenants this package does not serve; *bindings*: (queue, exchange, key).
+    """
+
+    spec: QueueSpec
+    handler: BoundHandler
+    prefetch: int
+    applications: Mapping[str, str]
+    bindings: tuple[tuple[str, str, str], ...]
+    excluded: frozenset[str] = frozenset()
+    unbindings: tuple[tuple[str, str, str], ...] = ()
+
+
+@define(eq=False)
+class QueueConsumer:
+    """The state of one plan on the group's present connection."""
+
+    plan: QueuePlan
+    on_delivery: Callable[[QueueConsumer, Delivery], None]
+    on_change: Callable[[], None]
+    accept_foreign: bool = False
+    strict: bool = False
+    prefetch: int = field(init=False)
+    problem: str | None = "not started"
+    mismatches: tuple[Mismatch, ...] = ()
+    declared: bool = False
+    bound: bool = False
+    bindings_due: bool = True
+    rebuilds: int = 0
+    _channel: Channel | None = None
+    _tag: str = ""
+    _failures: int = 0
+    _not_before: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        self.prefetch = self.plan.prefetch
+
+    @property
+    def queue(self) -> str:
+        """The full name of the queue."""
+        return self.plan.spec.name
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker has confirmed the consumer and nothing has ended it since."""
+        return self._channel is not None and self._channel.is_consuming(self._tag)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is missing and may be tried now."""
+        return not self.is_consuming and time.monotonic() >= self._not_before
+
+    @property
+    def missing(self) -> str | None:
+        """Why it is not ready, in words; None if it is."""
+        if not self.is_consuming:
+            return self.problem or "not consuming"
+        return None if self.bound else "bindings not checked yet"
+
+    def establish(self, connection: BrokerConnection) -> None:
+        """Consume, declaring the queue first if need be. What goes wrong is noted, not raised.
+
+        Raises TopologyMismatch only, and only if strict.
+        """
+        try:
+            if not self.declared:
+                self._declare(connection)
+            try:
+                self._consume(connection)
+            except QueueMissing:  # deleted behind our back: as at the first start, bindings too
+                self.declared = False
+                self._declare(connection)
+                bind_all(connection, self.plan.bindings)
+                self.bindings_checked()
+                self._consume(connection)
+        except BrokerError as error:
+            self._failed(error)
+        else:
+            self._failures = 0
+            self.problem = None
+
+    def bindings_checked(self) -> None:
+        """Note that every binding stands."""
+        self.bound = True
+        self.bindings_due = False
+
+    def cancel(self) -> None:
+        """End the consumer; its unsettled deliveries stay ours. What is gone already is fine."""
+        channel = self._channel
+        if channel is not None and channel.is_consuming(self._tag):
+            channel.cancel(self._tag)
+
+    def change_prefetch(self, prefetch: int) -> None:
+        """Consume anew on the same channel: qos alone does not touch a live consumer."""
+        self.prefetch = prefetch
+        channel = self._channel
+        if channel is not None and channel.is_consuming(self._tag):
+            channel.cancel(self._tag)
+            self._subscribe(channel)
+
+    def pause_for(self, problem: str) -> None:
+        """Stop consuming for a while because of what came."""
+        self.problem = problem
+        self._not_before = time.monotonic() + FOREIGN_PAUSE
+        self.cancel()
+
+    def forget(self) -> None:
+        """The connection is gone and the channel with it."""
+        self._channel = None
+        self.problem = self.problem or "connection lost"
+        self._not_before = 0.0
+
+    def flush(self) -> None:
+        """Return when the broker has processed every ack that was sent."""
+        if self._channel is not None and self._channel.is_open:
+            self._channel.sync()
+
+    def status(self) -> dict[str, Any]:
+        """Return the state for status pages."""
+        return {
+            "queue": self.queue,
+            "handler": self.plan.handler.name,
+            "consuming": self.is_consuming,
+            "prefetch": self.prefetch,
+            "problem": self.missing,
+            "mismatches": [str(mismatch) for mismatch in self.mismatches],
+            "rebuilds": self.rebuilds,
+        }
+
+    def _declare(self, connection: BrokerConnection) -> None:
+        self.mismatches = declare_queue(connection, self.plan.spec)
+        for mismatch in self.mismatches:
+            log.warning("queue differs from what limehub wants", extra=_context(mismatch))
+        if self.mismatches and self.strict:
+            raise TopologyMismatch("; ".join(str(mismatch) for mismatch in self.mismatches))
+        losing = [mismatch for mismatch in self.mismatches if mismatch.loses_messages]
+        if losing and not self.accept_foreign:
+            self._not_before = time.monotonic() + FOREIGN_PAUSE
+            raise BrokerError(
+                f"{losing[0]}: it would lose events; delete the argument or set"
+                " events.accept_foreign_queues = true"
+            )
+        self.declared = True
+
+    def _consume(self, connection: BrokerConnection) -> None:
+        if self._channel is None or not self._channel.is_open:
+            self._channel = connection.open_channel()
+            self._channel.on_closed = self._on_closed
+        self._subscribe(self._channel)
+
+    def _subscribe(self, channel: Channel) -> None:
+        self._tag = channel.consume(
+            self.queue,
+            prefetch=self.prefetch,
+            on_delivery=self._deliver,
+            on_cancelled=self._on_cancelled,
+        )
+
+    def _deliver(self, delivery: Delivery) -> None:
+        self.on_delivery(self, delivery)
+
+    def _on_closed(self, error: BrokerError) -> None:
+        if self._channel is not None and self._channel.connection.is_open:
+            self.problem = f"channel closed by the broker: {error}"
+            log.warning("channel closed", extra={"queue": self.queue, "cause": str(error)})
+            self._lost()
+
+    def _on_cancelled(self) -> None:
+        self.problem = "consumer cancelled by the broker"
+        log.warning("consumer cancelled by the broker", extra={"queue": self.queue})
+        self._lost()
+
+    def _lost(self) -> None:
+        self.rebuilds += 1
+        self.on_change()
+
+    def _failed(self, error: BrokerError) -> None:
+        self._failures += 1
+        pause = min(LONGEST_PAUSE, 0.1 * 2.0 ** min(self._failures, 10)) * random.random()  # noqa: S311
+        self._not_before = max(self._not_before, time.monotonic() + pause)
+        if self.problem != str(error):
+            self.problem = str(error)
+            log.error("cannot consume", extra={"queue": self.queue, "cause": str(error)})
+
+
+def _context(mismatch: Mismatch) -> dict[str, Any]:
+    return {
+        "queue": mismatch.queue,
+        "argument": mismatch.argument,
+        "actual": mismatch.actual,
+        "wanted": mismatch.wanted,
+    }

@@ -1,0 +1,128 @@
+"""A handler made ready to run: everything that one run needs is decided here, once, at start."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Protocol
+
+from attrs import define, field, frozen
+
+from limehub.amqp.delivery import Delivery
+from limehub.events import Event, Message
+from limehub.workers.schedule import Order
+from limehub.workers.settlement import Asked, Fate, Rules
+
+__all__ = ["BoundHandler", "HandlerStats", "SettledHook", "Settlement", "object_key"]
+
+SettledHook = Callable[..., None]
+"""delivery_settled(event, handler, outcome, seconds, error)"""
+
+
+class Settles(Protocol):
+    """Who carries out a settlement that comes after the handler has returned."""
+
+    def settle_late(self, settlement: Settlement) -> None: ...
+
+
+@define(eq=False)
+class HandlerStats:
+    """Plain numbers, written by the group's hub, read by status pages. Seconds are summed."""
+
+    started: int = 0
+    in_flight: int = 0
+    open: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+    outcomes: Counter[Fate] = field(factory=Counter)
+
+    def add(self, fate: Fate, seconds: float) -> None:
+        """Count one finished run."""
+        self.outcomes[fate] += 1
+        self.seconds += seconds
+        self.longest = max(self.longest, seconds)
+
+
+@frozen(kw_only=True, eq=False)
+class BoundHandler:
+    """*name*: `<app>.<queue_name>`; *call*(event, message); *rules*: how failures are judged."""
+
+    name: str
+    app: str
+    dlq: str
+    call: Callable[[Event, Message], object]
+    rules: Rules
+    early_ack: bool = False
+    reads_body: bool = True
+    event_class: type[Event] = Event
+    order: Order = "none"
+    handler: Any = None
+    stats: HandlerStats = field(factory=HandlerStats)
+    hooks: tuple[SettledHook, ...] = ()
+
+
+class Settlement:
+    """The one right to settle a delivery, as the event and Lime's message hold it."""
+
+    __slots__ = ("asked", "delivery", "event", "group", "handler", "reason", "returned", "slot")
+
+    def __init__(self, group: Settles, handler: BoundHandler, delivery: Delivery) -> None:
+        self.group = group
+        self.handler = handler
+        self.delivery = delivery
+        self.asked = Asked.NOTHING
+        self.reason = ""
+        self.returned = False
+        self.event: Event | None = None
+        self.slot = -1
+
+    @property
+    def settled(self) -> bool:
+        """Whether the handler has decided."""
+        return self.asked is not Asked.NOTHING
+
+    def ack(self) -> None:
+        """Ack now."""
+        self._ask(Asked.ACK)
+        self.delivery.ack()
+
+    def reject(self, reason: str) -> None:
+        """Dead-letter after the handler has returned."""
+        self.reason = reason
+        self._ask(Asked.REJECT)
+
+    def requeue(self) -> None:
+        """Give back after the handler has returned."""
+        self._ask(Asked.REQUEUE)
+
+    def _ask(self, asked: Asked) -> None:
+        if self.settled:
+            from limehub.errors import AlreadySettled
+
+            raise AlreadySettled(f"{self.handler.name} settled its event already ({self.asked})")
+        self.asked = asked
+        if self.returned:
+            self.group.settle_late(self)
+
+
+def object_key(delivery: Delivery) -> Hashable:
+    """Return (exchange, limetype, id) of a Lime object's event; None if it names no object."""
+    cached: Hashable = delivery.__dict__.get("object_key", _UNKNOWN)
+    if cached is _UNKNOWN:
+        cached = delivery.__dict__["object_key"] = _object_key(delivery)
+    return cached
+
+
+_UNKNOWN = object()
+
+
+def _object_key(delivery: Delivery) -> Hashable:
+    try:
+        body = json.loads(delivery.body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, Mapping) or not isinstance(body.get("id"), int | str):
+        return None
+    limetype = body.get("limetype") or delivery.routing_key.split(".")[2:3]
+    return (delivery.exchange, str(limetype), body["id"])

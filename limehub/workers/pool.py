@@ -1,0 +1,100 @@
+"""The greenlets of one group: long-lived, woken one at a time, at most *concurrency*.
+
+Before each run the next idle greenlet is woken, so a handler that waits never delays the others,
+and handlers that do not wait cost no switch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from typing import Any
+
+import gevent
+from gevent import Greenlet
+from gevent.event import Event as Signal
+
+__all__ = ["WorkerPool"]
+
+SLICE = 0.005
+"""Seconds a worker runs handlers that never wait before it lets the hub turn (acks, heartbeats)."""
+
+
+class WorkerPool:
+    """Runs *step* in greenlets while it returns True (something ran)."""
+
+    def __init__(self, name: str, concurrency: int, step: Callable[[], bool]) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        self._step = step
+        self._idle: list[Signal] = []
+        self._all: set[Greenlet[..., Any]] = set()
+        self._waking = False
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """How many greenlets there are, idle ones included."""
+        return len(self._all)
+
+    def offer(self) -> None:
+        """Say that there is something to run."""
+        if self._waking or self._closed:
+            return
+        if self._idle:
+            self._waking = True
+            self._idle.pop().set()
+        elif len(self._all) < self.concurrency:
+            self._waking = True
+            worker = Greenlet(self._work)
+            worker.name = f"{self.name} worker {len(self._all) + 1}"
+            self._all.add(worker)
+            worker.start()
+
+    def resize(self, concurrency: int) -> None:
+        """Change how many may run; those above the number end after what they run now."""
+        self.concurrency = concurrency
+        self.offer()
+
+    def close(self) -> None:
+        """End the idle workers; the others end after what they run now."""
+        self._closed = True
+        for signal in self._idle:
+            signal.set()
+        self._idle.clear()
+
+    def join(self, timeout: float) -> bool:
+        """Wait at most *timeout* seconds for all workers to end. Returns whether they did."""
+        gevent.joinall(list(self._all), timeout=timeout)
+        return not self._all
+
+    def kill(self) -> int:
+        """Kill what still runs. Returns how many."""
+        victims = list(self._all)
+        gevent.killall(victims, timeout=2)
+        return len(victims)
+
+    def _work(self) -> None:
+        signal = Signal()
+        try:
+            while not self._closed and len(self._all) <= self.concurrency:
+                self._waking = False
+                self._run_slice()
+                signal.clear()
+                self._idle.append(signal)
+                signal.wait()
+        finally:
+            self._waking = False
+            self._all.discard(gevent.getcurrent())
+            if signal in self._idle:
+                self._idle.remove(signal)
+            self.offer()  # whoever leaves a shrinking pool hands over what still waits
+
+    def _run_slice(self) -> None:
+        started = time.perf_counter()
+        while not self._closed and len(self._all) <= self.concurrency and self._step():
+            now = time.perf_counter()
+            if now - started > SLICE:
+                gevent.sleep(0)
+                started = time.perf_counter()

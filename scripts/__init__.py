@@ -1,0 +1,1 @@
+"""What `make` runs: set-up, the private broker, the run itself. Standard library only."""
