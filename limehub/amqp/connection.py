@@ -204,7 +204,7 @@ class BrokerConnection:
         log.info("broker takes messages again", extra={"connection": self.name})
 
 
-class _PikaConnection(BaseConnection[Any]):
+class _PikaConnection(BaseConnection):  # type: ignore[type-arg] # generic in the stubs only
     """pika's connection on our stream; the stream is handed in when it stands."""
 
     def __init__(

@@ -6,6 +6,7 @@ thread with a hub of its own is started, so that any service can publish.
 
 from __future__ import annotations
 
+import atexit
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ class Home:
     def __init__(self) -> None:
         self._jobs: deque[Callable[[], None]] = deque()
         self._thread_end: Any = None
+        self._ended = _native_lock()
+        self._closed = False
         if monkey.is_module_patched("socket"):
             self._move_in()
         else:
@@ -43,9 +46,14 @@ class Home:
         return function() if self.is_here else self._run_from_afar(function)
 
     def close(self) -> None:
-        """Stop listening for other threads."""
-        self._jobs.append(self._leave)
-        self._doorbell.send()
+        """Stop listening for other threads; end the thread, if there is one, and wait for it."""
+        atexit.unregister(self.close)
+        if self._thread_end is None:
+            self._leave()
+        elif not self._closed:
+            self._jobs.append(self._leave)
+            self._doorbell.send()
+            self._ended.acquire()
 
     def _run_from_afar(self, function: Callable[[], T]) -> T:
         done = _native_lock()
@@ -80,6 +88,9 @@ class Home:
             gevent.spawn(self._jobs.popleft())
 
     def _leave(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._doorbell.stop()
         self._doorbell.close()
         if self._thread_end is not None:
@@ -97,6 +108,10 @@ class Home:
             started.release()
             self._thread_end.wait()
             gevent.get_hub().destroy(destroy_loop=True)
+            self._ended.release()
 
+        self._ended.acquire()
         _start_native(live, ())
         started.acquire()
+        # A hub in a native thread does not survive the interpreter's end: it would segfault.
+        atexit.register(self.close)

@@ -79,6 +79,7 @@ class Publisher:
         self._home = Home()
         self._session: _Session | None = None
         self._connecting: RLock | None = None
+        self._closed = False
         self.published = 0
 
     def publish(
@@ -119,6 +120,8 @@ class Publisher:
 
     def send(self, message: Outgoing, *, timeout: float | None = None) -> None:
         """Publish a finished *message* and return after its confirm. Raises as `publish`."""
+        if self._closed:
+            raise BrokerError("the publisher is closed")
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         self._home.run(lambda: self._send_until(deadline, message))
         self.published += 1
@@ -146,8 +149,11 @@ class Publisher:
         return self._home.run(lambda: work(self._connected(deadline).connection))
 
     def close(self) -> None:
-        """Close the connection in order. Publishing afterwards opens it again."""
-        self._home.run(self._disconnect)
+        """Close the connection in order. Publishing afterwards raises BrokerError."""
+        if not self._closed:
+            self._closed = True
+            self._home.run(self._disconnect)
+            self._home.close()
 
     def _exchange_of(self, application: str | None) -> str:
         if self._exchange is not None:

@@ -6,7 +6,6 @@ as it is: whoever comes from Lime has queues with dead-letter arguments and must
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,8 +26,6 @@ __all__ = [
     "retry_queue_spec",
     "retry_step",
 ]
-
-log = logging.getLogger(__name__)
 
 RETRY_STEPS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
 """Seconds of the retry queues; a delay is rounded up to the next."""
@@ -139,15 +136,16 @@ def declare_queue(connection: BrokerConnection, spec: QueueSpec) -> tuple[Mismat
     return tuple(found)
 
 
-def ensure_exchange(connection: BrokerConnection, name: str) -> None:
-    """Make sure that the exchange exists; one that exists is never altered."""
+def ensure_exchange(connection: BrokerConnection, name: str) -> bool:
+    """Make sure that the exchange exists; one that exists is never altered. True = created."""
     channel = connection.open_channel()
     try:
         channel.check_exchange(name)
+        return False
     except ExchangeMissing:
         channel = connection.open_channel()
         channel.declare_exchange(name)
-        log.info("created exchange", extra={"exchange": name})
+        return True
     finally:
         channel.close()
 

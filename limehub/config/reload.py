@@ -8,16 +8,23 @@ from attrs import evolve, frozen
 
 from limehub.config.model import Config, WorkerSettings
 from limehub.config.paths import dotted
+from limehub.config.schema import FREE
 from limehub.config.show import flatten
 
-__all__ = ["Difference", "difference", "with_live_changes"]
+__all__ = ["LIVE_KEYS", "Difference", "difference", "with_live_changes"]
 
-_LIVE = {
-    ("log", "level"),
-    ("web", "token_file"),
-    ("event_handler", "prefetch_count"),
-}
-_LIVE_OF_GROUP = {"prefetch_count", "concurrency"}
+LIVE_KEYS = frozenset(
+    [
+        ("log", "level"),
+        ("web", "token_file"),
+        ("event_handler", "prefetch_count"),
+        ("event_handler", "workers", FREE, "prefetch_count"),
+        ("event_handler", "workers", FREE, "concurrency"),
+    ]
+)
+"""What a running server takes on; FREE is the name of a group that was and is there."""
+
+_LIVE_OF_GROUP = tuple(sorted(path[-1] for path in LIVE_KEYS if FREE in path))
 _MISSING = object()
 
 Path = tuple[str, ...]
@@ -72,12 +79,10 @@ def _with_live_group(old: WorkerSettings, new: WorkerSettings) -> WorkerSettings
 def _is_live(path: Path, old: Config, new: Config) -> bool:
     if path == ("web", "token_file"):
         return _token_file_is_live(old, new)
-    if path in _LIVE:
-        return True
-    is_group = len(path) == 4 and path[:2] == ("event_handler", "workers")
-    if not is_group or path[3] not in _LIVE_OF_GROUP:
-        return False
-    return all(path[2] in config.event_handler.workers for config in (old, new))
+    if path[:2] != ("event_handler", "workers"):
+        return path in LIVE_KEYS
+    is_kept = all(path[2] in config.event_handler.workers for config in (old, new))
+    return is_kept and (*path[:2], FREE, *path[3:]) in LIVE_KEYS
 
 
 def _token_file_is_live(old: Config, new: Config) -> bool:

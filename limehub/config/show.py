@@ -14,7 +14,7 @@ from limehub.config.mask import mask_value
 from limehub.config.model import Config
 from limehub.config.paths import dotted, quoted_key, split
 
-__all__ = ["Row", "as_json", "flatten", "render", "rows"]
+__all__ = ["Row", "as_json", "flatten", "render", "rows", "toml_value"]
 
 
 class Row(NamedTuple):
@@ -54,7 +54,7 @@ def render(rows: Iterable[Row], *, origins: bool = False) -> str:
     tables: dict[tuple[str, ...], list[str]] = {(): []}
     for row in rows:
         path = split(row.path)
-        line = f"{quoted_key(path[-1])} = {_toml(row.value)}"
+        line = f"{quoted_key(path[-1])} = {toml_value(row.value)}"
         if row.value is None:
             line = f"# {quoted_key(path[-1])} is not set"
         tables.setdefault(path[:-1], []).append(line + (f"  # {row.origin}" if origins else ""))
@@ -70,7 +70,8 @@ def _table(path: tuple[str, ...], lines: list[str]) -> str:
     return "\n".join([f"[{dotted(path)}]", *lines] if path else lines)
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return *value* as TOML writes it; tables are inline."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -79,9 +80,11 @@ def _toml(value: Any) -> str:
         # A quoted key and a basic string are written alike, but for bare words.
         return f'"{value}"' if quoted_key(value) == value else quoted_key(value)
     if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{quoted_key(key)} = {_toml(inner)}" for key, inner in value.items())
+        pairs = ", ".join(
+            f"{quoted_key(key)} = {toml_value(inner)}" for key, inner in value.items()
+        )
         return f"{{{pairs}}}"
     return value.isoformat() if isinstance(value, date | time) else str(value)
 

@@ -137,11 +137,12 @@ def load_registry(config: Config, *, entry_points: Iterable[EntryPoint] | None =
 def _settings(
     imported: Mapping[str, Imported], table: HookTable, config: Config, isolation: Isolation
 ) -> tuple[Config, dict[str, dict[str, Any]]]:
-    """Return the configuration with every plugin's settings in it, and these. Raises ConfigError."""
+    """Return the configuration with all settings in it, and these. Raises ConfigError."""
     hooks = dict(table.of("default_config"))
     plugins = [imported[name] for name in dict.fromkeys((*hooks, *imported))]
     defaults = isolation.each(plugins, lambda one: defaults_of(hooks.get(one.name)))
-    settings, problems = {}, []
+    settings: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
     for name, own in defaults.items():
         try:
             settings[name] = plugin_settings(config, name, own)

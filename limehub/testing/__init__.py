@@ -1,4 +1,4 @@
-"""For the tests of plugins: events and a publisher without a broker.
+"""For the tests of plugins: events, a publisher, loading, all without a broker.
 
 from limehub.testing import run_handler
 
@@ -11,5 +11,14 @@ def test_a_deal_without_a_value_counts_nothing():
 from __future__ import annotations
 
 from limehub.testing.events import ArrivedDelivery, Outbox, Published, Run, make_event, run_handler
+from limehub.testing.plugins import load_plugin
 
-__all__ = ["ArrivedDelivery", "Outbox", "Published", "Run", "make_event", "run_handler"]
+__all__ = [
+    "ArrivedDelivery",
+    "Outbox",
+    "Published",
+    "Run",
+    "load_plugin",
+    "make_event",
+    "run_handler",
+]

@@ -18,7 +18,7 @@ from limehub.plugins.services import build_services
 __all__ = ["ArrivedDelivery", "Outbox", "Published", "Run", "make_event", "run_handler"]
 
 
-@frozen(kw_only=True)
+@define(kw_only=True)
 class ArrivedDelivery:
     """What an event is made of: bytes, addresses, headers, properties by their AMQP names."""
 

@@ -207,6 +207,9 @@ class WorkerGroup:
         jobs = [pool.spawn(ensure_exchange, connection, name) for name in self.settings.exchanges]
         jobs += [pool.spawn(self._declare_dlq, connection, name) for name in sorted(dlqs)]
         gevent.joinall(jobs)
+        created = sum(job.value is True for job in jobs)
+        if created:
+            log.info("created exchanges", extra={"group": self.name, "count": created})
         for job in jobs:
             if isinstance(job.exception, BrokerError):
                 if connection.is_open:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-
 from typing import Any
 
 import gevent
@@ -78,9 +77,11 @@ class WorkerPool:
     def _work(self) -> None:
         signal = Signal()
         try:
-            while not self._closed and len(self._all) <= self.concurrency:
+            while self._is_wanted():
                 self._waking = False
                 self._run_slice()
+                if not self._is_wanted():
+                    return
                 signal.clear()
                 self._idle.append(signal)
                 signal.wait()
@@ -91,9 +92,12 @@ class WorkerPool:
                 self._idle.remove(signal)
             self.offer()  # whoever leaves a shrinking pool hands over what still waits
 
+    def _is_wanted(self) -> bool:
+        return not self._closed and len(self._all) <= self.concurrency
+
     def _run_slice(self) -> None:
         started = time.perf_counter()
-        while not self._closed and len(self._all) <= self.concurrency and self._step():
+        while self._is_wanted() and self._step():
             now = time.perf_counter()
             if now - started > SLICE:
                 gevent.sleep(0)

@@ -7,10 +7,12 @@ the handler, decide (settlement.py), carry the decision out. `done` ends its tur
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -37,6 +39,7 @@ WAIT_HERE = 10.0
 """Seconds: a shorter retry waits here, unacked; a longer one in a retry queue."""
 
 REQUEUE_WINDOW = 1.0
+_OURS = str(Path(__file__).parents[1]) + os.sep
 REMEMBERED_REQUEUES = 10_000
 
 
@@ -125,7 +128,7 @@ class Runner:
         except BaseException as raised:  # border: whatever a handler raises is its failure
             if self.killing and isinstance(raised, GreenletExit):
                 raise
-            error = raised
+            error = _from_the_plugin(raised)
         finally:
             seconds = time.perf_counter() - started
             del self._running[settlement]
@@ -419,3 +422,11 @@ class Runner:
             "open": len(self._open),
             "stale": self.stale,
         }
+
+
+def _from_the_plugin(error: BaseException) -> BaseException:
+    """Cut our own frames off the head of the traceback: its reader looks for the plugin's."""
+    inner = error.__traceback__
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OURS):
+        inner = inner.tb_next
+    return error if inner is None else error.with_traceback(inner)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
+import re
 import textwrap
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
+import attrs
 import click
 import flask
 import pytest
@@ -16,7 +20,9 @@ import pytest
 from limehub.config import Config, EventHandler, Events, Package
 from limehub.errors import ConfigError, PluginError
 from limehub.plugins import hookspecs
+from limehub.plugins.forms import INJECTABLE
 from limehub.plugins.hooks import SPECS
+from limehub.plugins.options import HandlerOptions, RetryPolicy
 from limehub.plugins.registry import load_registry
 from limehub.testing import Outbox, make_event
 from tests.unit.plugin_site import Site
@@ -761,3 +767,37 @@ def test_a_plugins_logger_is_that_of_its_module(site: Site) -> None:
     registry = site.load()
     (handler,) = registry.handlers.values()
     assert registry.services_for(handler, Outbox()).logger is logging.getLogger("solution_x")
+
+
+# --- the guide
+
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "plugin-authors.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def test_the_first_plugin_of_the_guide_passes_the_guides_own_test(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.write("solution_hello/__init__.py", BLOCKS[0])
+    importlib.invalidate_caches()
+    namespace: dict[str, Any] = {}
+    exec(BLOCKS[-1], namespace)
+    namespace["test_the_greeting_is_a_setting"](caplog)
+
+
+@pytest.mark.parametrize("source", BLOCKS[1:-1])
+def test_every_other_example_of_the_guide_is_a_plugin_that_loads(site: Site, source: str) -> None:
+    site.install("solution-hello", source)
+    registry = site.load()
+    registry.raise_if_broken()
+    assert registry.warnings == ()
+
+
+def test_the_guide_names_every_hook_option_and_injectable() -> None:
+    hooks = [f"`{name}({', '.join(parameters)})`" for name, parameters in SPECS.items()]
+    options = [f"| `{field.name}` |" for field in attrs.fields(HandlerOptions)]
+    retries = [f"`{field.name}`" for field in attrs.fields(RetryPolicy) if field.name != "delays"]
+    injectable = [f"| `{name}` |" for name in INJECTABLE]
+    missing = [text for text in (*hooks, *options, *retries, *injectable) if text not in GUIDE]
+    assert missing == []

@@ -1,0 +1,40 @@
+"""`python -m limehub` and the console script: patch first, then everything else."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code.
+
+    The only monkey.patch_all() of limehub, before anything that could hold on to a blocking socket.
+    """
+    ssl_came_first = "ssl" in sys.modules
+    from gevent import monkey
+
+    if ssl_came_first:
+        _warn_of_early_ssl()
+    monkey.patch_all()
+    from limehub.cli import leave, run
+
+    leave(run())
+
+
+def _warn_of_early_ssl() -> None:
+    import warnings
+
+    from gevent.monkey import MonkeyPatchWarning
+
+    warnings.filterwarnings("ignore", category=MonkeyPatchWarning)  # says the same, less clearly
+    print(  # noqa: T201 - logging is not set up yet
+        "limehub: warning: something imported ssl before limehub could patch it (a .pth file or "
+        "sitecustomize?); TLS connections of plugins may block the whole server",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""A dead letter as people see it: one message of a dead letter queue, read without changing it.
+
+limehub's own dead letters tell their story in `x-limehub-*` headers. Foreign ones, which the
+broker moved by a queue's dead-letter arguments, tell less of it in `x-death`. Pure functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from attrs import asdict, frozen
+
+from limehub.amqp import headers as own
+from limehub.amqp.moves import Movable
+from limehub.config import QUEUE_NAMESPACE
+from limehub.deadletters.plain import BodyEncoding, body_of, plain, preview_of, rfc3339, text_of
+
+__all__ = ["ApplicationOf", "Cause", "DeadLetter", "WholeDeadLetter", "read", "read_whole"]
+
+ApplicationOf = Callable[[str], str | None]
+"""Exchange -> the application whose events it carries, None if it is not one of ours."""
+
+# Looking at a message changes them: they must not change its id.
+_COUNTERS = frozenset(["x-delivery-count", "x-acquired-count"])
+
+
+@frozen(kw_only=True)
+class Cause:
+    """What was raised. *where*: `file:line in function`. All empty if nobody knows."""
+
+    type: str = ""
+    message: str = ""
+    where: str = ""
+
+
+@frozen(kw_only=True)
+class DeadLetter:
+    """One dead letter, without its body. *size*: bytes; *preview*: one line, at most 200 chars.
+
+    *exchange*, *routing_key*: where it was first published; *queue*: where it failed.
+    *attempts*: runs so far; for foreign ones how often the broker moved it.
+    """
+
+    id: str
+    message_id: str | None
+    application: str | None
+    exchange: str
+    routing_key: str
+    queue: str
+    handler: str
+    exception: Cause
+    reason: str
+    attempts: int
+    first_failed_at: datetime | None
+    last_failed_at: datetime | None
+    expires_at: datetime | None
+    size: int
+    content_type: str | None
+    preview: str
+
+    def as_item(self) -> dict[str, Any]:
+        """Return it as JSON shows it in a list."""
+        return asdict(self, value_serializer=_serialized)
+
+
+@frozen(kw_only=True)
+class WholeDeadLetter:
+    """A dead letter with everything that its message holds. *body*: see `plain.body_of`."""
+
+    item: DeadLetter
+    body: Any
+    body_encoding: BodyEncoding
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    traceback: str
+
+    def as_whole(self) -> dict[str, Any]:
+        """Return it as JSON shows it alone."""
+        return {
+            **self.item.as_item(),
+            "body": self.body,
+            "body_encoding": self.body_encoding,
+            "headers": dict(self.headers),
+            "properties": dict(self.properties),
+            "traceback": self.traceback,
+        }
+
+
+def read(delivery: Movable, application_of: ApplicationOf) -> DeadLetter:
+    """Return what *delivery*, a message of a dead letter queue, says about itself."""
+    story = _own_story(delivery) if delivery.is_moved else _foreign_story(delivery)
+    properties, exchange = delivery.properties, story["exchange"]
+    return DeadLetter(
+        id=_id(delivery),
+        message_id=text_of(properties.get("message_id")) or None,
+        application=application_of(exchange) or _application_in(exchange),
+        expires_at=_expiry(story["last_failed_at"], properties.get("expiration")),
+        size=len(delivery.body),
+        content_type=text_of(properties.get("content_type")) or None,
+        preview=preview_of(delivery.body),
+        **story,
+    )
+
+
+def read_whole(delivery: Movable, item: DeadLetter) -> WholeDeadLetter:
+    """Return *item*, which was read from *delivery*, with body, headers and properties."""
+    encoding = text_of(delivery.properties.get("content_encoding")) or None
+    body, body_encoding = body_of(delivery.body, item.content_type, encoding)
+    return WholeDeadLetter(
+        item=item,
+        body=body,
+        body_encoding=body_encoding,
+        headers=plain(delivery.headers),
+        properties=plain(delivery.properties),
+        traceback=text_of(delivery.headers.get(own.TRACEBACK)) if delivery.is_moved else "",
+    )
+
+
+def _serialized(_owner: Any, _attribute: Any, value: Any) -> Any:
+    return rfc3339(value) if isinstance(value, datetime) else value
+
+
+def _own_story(delivery: Movable) -> dict[str, Any]:
+    headers = delivery.headers
+    queue = text_of(headers.get(own.QUEUE))
+    return {
+        "exchange": delivery.exchange,
+        "routing_key": text_of(delivery.routing_key),
+        "queue": queue,
+        "handler": text_of(headers.get(own.HANDLER)) or _handler_in(queue),
+        "exception": Cause(
+            type=text_of(headers.get(own.EXCEPTION_TYPE)),
+            message=text_of(headers.get(own.EXCEPTION_TEXT)),
+            where=text_of(headers.get(own.WHERE)),
+        ),
+        "reason": text_of(headers.get(own.REASON)) or text_of(_deaths(headers)[0].get("reason")),
+        "attempts": own.whole(headers.get(own.ATTEMPTS)),
+        "first_failed_at": _moment(headers.get(own.FIRST_FAILURE)),
+        "last_failed_at": _moment(headers.get(own.LAST_FAILURE)),
+    }
+
+
+def _foreign_story(delivery: Movable) -> dict[str, Any]:
+    """x-death lists the newest move first; the oldest names the first exchange."""
+    deaths = _deaths(delivery.headers)
+    newest, oldest = deaths[0], deaths[-1]
+    queue = text_of(newest.get("queue"))
+    keys = oldest.get("routing-keys")
+    key = keys[0] if isinstance(keys, list) and keys else delivery.routing_key
+    return {
+        "exchange": text_of(oldest.get("exchange", delivery.exchange)),
+        "routing_key": text_of(key),
+        "queue": queue,
+        "handler": _handler_in(queue),
+        "exception": Cause(),
+        "reason": text_of(newest.get("reason")),
+        "attempts": own.whole(newest.get("count")),
+        "first_failed_at": _moment(oldest.get("time")),
+        "last_failed_at": _moment(newest.get("time")),
+    }
+
+
+def _deaths(headers: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries of x-death; one empty one if there are none."""
+    entries = headers.get("x-death")
+    found = [e for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
+    return found or [{}]
+
+
+def _id(delivery: Movable) -> str:
+    given = delivery.headers.get(own.ID) if delivery.is_moved else None
+    return given if isinstance(given, str) and given else _fingerprint(delivery)
+
+
+def _fingerprint(delivery: Movable) -> str:
+    """Return a hash of all that a foreign message is; the same whenever it is looked at."""
+    headers = {name: value for name, value in delivery.headers.items() if name not in _COUNTERS}
+    parts = [delivery.exchange, delivery.routing_key, delivery.properties, headers]
+    envelope = json.dumps([plain(part) for part in parts], sort_keys=True)
+    return hashlib.sha256(envelope.encode() + b"\n" + delivery.body).hexdigest()[:32]
+
+
+def _application_in(exchange: str) -> str | None:
+    """Return the application in an exchange's name, as of one that is no longer configured."""
+    return exchange.removeprefix("lime.") if exchange.startswith("lime.") else None
+
+
+def _handler_in(queue: str) -> str:
+    return queue.removeprefix(QUEUE_NAMESPACE) if queue.startswith(QUEUE_NAMESPACE) else ""
+
+
+def _moment(value: Any) -> datetime | None:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _expiry(failed_at: datetime | None, expiration: Any) -> datetime | None:
+    """*expiration*: milliseconds as text, counted from when it was dead-lettered."""
+    text = text_of(expiration)
+    if failed_at is None or not (text.isascii() and text.isdigit() and len(text) < 12):
+        return None
+    return failed_at + timedelta(milliseconds=int(text))
