@@ -113,21 +113,22 @@ class Server:
         signals = Signals(self._on_signal, self._reload, patience=grace + PATIENCE)
         signals.install()
         try:
-            self._start()
+            self.start()
             self._wait()
-            return self._stop()
+            return self.shut_down()
         except LimehubError as error:
             log.error("cannot start", extra={"cause": str(error)})
-            self._stop()
+            self.shut_down()
             return error.exit_code
         finally:
             signals.uninstall()
 
-    def stop(self, error: LimehubError | None = None) -> None:
+    def request_stop(self, error: LimehubError | None = None) -> None:
         """Ask the server to end; *error* decides its exit code."""
         self._ending.request(error)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start everything; returns at once, `missing` tells when it is ready."""
         for warning in self.warnings:
             log.warning(warning)
         self.site.start()
@@ -144,7 +145,8 @@ class Server:
                 self._ready_said = True
                 log.info("ready", extra=self._ready_line())
 
-    def _stop(self) -> int:
+    def shut_down(self) -> int:
+        """Stop in order. Returns the exit code."""
         error = self._ending.error
         if error is not None:
             log.error("stopping", extra={"cause": str(error), "exit_code": error.exit_code})
@@ -175,7 +177,7 @@ class Server:
         return [job.value or 0 for job in jobs]
 
     def _on_signal(self, _number: int) -> None:
-        self.stop()
+        self.request_stop()
 
     # -- what others ask --------------------------------------------------------------------------
 
@@ -269,7 +271,7 @@ class Server:
             ledger=self.ledger,
             crash_limit=self.config.event_handler.crash_limit,
             canary=self._canary,
-            on_crash=self.stop,
+            on_crash=self.request_stop,
         )
         settings = GroupSettings(
             name=name,
@@ -279,7 +281,7 @@ class Server:
             accept_foreign=self.config.events.accept_foreign_queues,
             strict_topology=self.options.strict_topology,
         )
-        return WorkerGroup(settings, plans, gate=self.gate, runner=runner, on_fatal=self.stop)
+        return WorkerGroup(settings, plans, gate=self.gate, runner=runner, on_fatal=self.request_stop)
 
     def _concurrency(self, config: Config, group: str) -> int:
         prefetches = [self._prefetch(config, plan) for plan in self._plans[group]]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def cli(context: click.Context, config: str | None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; *arguments*: None = those of the process. Returns the exit code."""
+    _never_fail_to_print()
     try:
         code = cli.main(arguments, prog_name="limehub", standalone_mode=False)
         sys.stdout.flush()
@@ -81,6 +83,12 @@ def leave(code: int) -> None:
         atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)
+
+
+def _never_fail_to_print() -> None:
+    """Names with letters that the terminal's encoding lacks are escaped, not refused."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _say(text: str) -> None:

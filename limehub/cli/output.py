@@ -47,7 +47,8 @@ def warn(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print *value* as JSON, indented; what JSON does not know becomes text."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    click.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(

@@ -52,10 +52,12 @@ def applications(_instance: Any, _attribute: Any, value: tuple[str, ...]) -> Non
     """Allow one or more different names."""
     if not value:
         raise ValueError("must name at least one application")
+    seen: set[str] = set()
     for application in value:
         name(None, None, application)
-        if value.count(application) > 1:
+        if application in seen:
             raise ValueError(f"names {application} twice")
+        seen.add(application)
 
 
 def broker_url(_instance: Any, _attribute: Any, value: str) -> None:

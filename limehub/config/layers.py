@@ -35,10 +35,11 @@ class Setting:
 
 @frozen
 class Problem:
-    """What is wrong at a path."""
+    """What is wrong at a path; *is_unknown*: there is no such key."""
 
     path: Path
     text: str
+    is_unknown: bool = False
 
 
 def leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -13,7 +13,6 @@ from attrs import frozen
 from limehub.config.environment import from_environment
 from limehub.config.layers import Layers, Origin, Problem, Setting, leaves
 from limehub.config.model import Config
-from limehub.config.paths import Path as PathOfKey
 from limehub.config.paths import dotted, split
 from limehub.config.positions import positions
 from limehub.config.rules import rule_problems, rule_warnings
@@ -81,17 +80,17 @@ def _structure(layers: Layers) -> tuple[Config, list[Problem]]:
     from limehub.config.structure import structure
 
     config, problems = structure(layers.tree)
-    broken = [problem.path for problem in problems]
-    rules = [rule for rule in rule_problems(config) if not _repeats(rule, broken, layers)]
+    rules = [rule for rule in rule_problems(config) if not _repeats(rule, problems, layers)]
     return config, problems + rules
 
 
-def _repeats(rule: Problem, broken: list[PathOfKey], layers: Layers) -> bool:
-    """Whether a broken key is the cause: it is the rule's own, or the rule's misspelt."""
+def _repeats(rule: Problem, problems: list[Problem], layers: Layers) -> bool:
+    """Whether one of *problems* is the cause: the rule's own key is broken, or misspelt."""
     is_missing = rule.path not in layers.origins
     return any(
-        rule.path[: len(path)] == path or (is_missing and rule.path[:-1] == path[:-1])
-        for path in broken
+        rule.path[: len(problem.path)] == problem.path
+        or (is_missing and problem.is_unknown and rule.path[:-1] == problem.path[:-1])
+        for problem in problems
     )
 
 

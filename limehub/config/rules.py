@@ -53,9 +53,10 @@ def _groups(config: Config) -> Iterator[Problem]:
 
 
 def _packages(config: Config) -> Iterator[Problem]:
+    known = set(config.applications)
     for app, package in config.packages.items():
         for application in package.applications or ():
-            if application not in config.applications:
+            if application not in known:
                 hint = suggestion(application, config.applications)
                 yield Problem(
                     ("packages", app, "applications"),

@@ -6,6 +6,7 @@ own type. attrs validators run per key, so that one bad value does not hide the 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast, get_args, get_origin
@@ -60,8 +61,7 @@ def structure(tree: Mapping[str, Any]) -> tuple[Config, list[Problem]]:
             found = _problems((), errors)
         # Again without what is broken: it may have hidden more. Each round takes keys away.
         problems += found
-        for problem in found:
-            sound = _without(sound, problem.path)
+        sound = _without(sound, {_key_of(problem.path) for problem in found})
 
 
 def _converter() -> Converter:
@@ -196,7 +196,7 @@ def _problems(path: Path, error: BaseException) -> list[Problem]:
     if isinstance(error, ForbiddenExtraKeysError):
         known = keys_of(error.cl)
         extra = sorted(error.extra_fields)
-        return [Problem((*path, key), _unknown(path, key, known)) for key in extra]
+        return [Problem((*path, key), _unknown(path, key, known), True) for key in extra]
     if isinstance(error, BaseValidationError):
         return [
             problem
@@ -232,12 +232,17 @@ def _elsewhere(path: Path, key: str) -> str:
     return f"; did you mean {'.'.join('<name>' if part == FREE else part for part in homes[0])}?"
 
 
-def _without(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+def _without(tree: dict[str, Any], broken: set[Path], path: Path = ()) -> dict[str, Any]:
     return {
-        key: _without(inner, path[1:]) if key == path[0] else inner
+        key: _without(inner, broken, (*path, key)) if isinstance(inner, dict) else inner
         for key, inner in tree.items()
-        if key != path[0] or (len(path) > 1 and isinstance(inner, dict))
+        if (*path, key) not in broken
     }
+
+
+def _key_of(path: Path) -> Path:
+    """Return the path of the key whose array an element is in."""
+    return tuple(itertools.takewhile(lambda part: isinstance(part, str), path))
 
 
 def _hides(path: Path, value: Any) -> bool:

@@ -1,6 +1,6 @@
 """One service over the dead letter queues: list, show, requeue, delete; for command, API and page.
 
-    Delivery -> item (pure) -> filters (pure) -> service          walk: who reads a queue, one at a time
+Delivery -> item (pure) -> filters (pure) -> service          walk: who reads a queue, one at a time
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from limehub.deadletters.item import DeadLetter
 
 __all__ = ["Filter", "moment"]
 
-_AGO = re.compile(r"(\d{1,6})([smhd])")
+_AGO = re.compile(r"(\d{1,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

@@ -167,8 +167,8 @@ def _foreign_story(delivery: Movable) -> dict[str, Any]:
 def _deaths(headers: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the entries of x-death; one empty one if there are none."""
     entries = headers.get("x-death")
-    found = [e for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
-    return found or [{}]
+    given = entries if isinstance(entries, list) else []
+    return [entry for entry in given if isinstance(entry, Mapping)] or [{}]
 
 
 def _id(delivery: Movable) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from limehub.decoding import UndecodableBody, decode_body
 
-__all__ = ["BodyEncoding", "PREVIEW_CHARS", "body_of", "plain", "preview_of", "rfc3339", "text_of"]
+__all__ = ["PREVIEW_CHARS", "BodyEncoding", "body_of", "plain", "preview_of", "rfc3339", "text_of"]
 
 BodyEncoding = Literal["json", "text", "base64"]
 

@@ -220,6 +220,14 @@ def test_a_mistake_hidden_by_another_is_still_found(write):
     assert len(problems_of(write(text))) == 2
 
 
+def test_a_missing_key_is_found_beside_a_broken_one(write):
+    problems = problems_of(write("[event_handler.workers.hooks]\nprefetch_count = 0"))
+    assert ["prefetch_count: must" in problems[1], "queue_prefix: is req" in problems[0]] == [
+        True,
+        True,
+    ]
+
+
 def test_a_misspelt_required_key_is_not_reported_twice(write):
     problems = problems_of(write("[event_handler.workers.hooks]\nqueue_prefx = 'x'"))
     assert len(problems) == 1

@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,6 +141,28 @@ def test_limehub_itself_imports_nothing_heavy_and_does_nothing() -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def foreign(paths: list[Path]) -> set[str]:
+    """The installed distributions that modules import, by pip's names, limehub left out."""
+    tops = {name.split(".")[0] for path in paths for name in imported(path)} - {"limehub"}
+    owners = packages_distributions()
+    return {_normal(owners[top][0]) for top in tops - sys.stdlib_module_names if top in owners}
+
+
+def _normal(name: str) -> str:
+    return re.split(r"[^\w.-]", name)[0].lower().replace("_", "-")
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = {_normal(name) for name in project["dependencies"]}
+    optional = {_normal(name) for names in extras.values() for name in names}
+    harness = [*REPOSITORY.glob("tests/**/*.py"), *REPOSITORY.glob("scripts/*.py")]
+
+    assert foreign(MODULES) - needed <= optional - {_normal(name) for name in extras["dev"]}
+    assert foreign(harness) <= needed | optional
 
 
 @pytest.mark.parametrize("path", TESTS, ids=name_of)

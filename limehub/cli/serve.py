@@ -1,0 +1,82 @@
+"""`limehub serve`: the server, until a signal, a crash or an error ends it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from limehub.cli.loading import load_config
+from limehub.cli.options import config_option
+from limehub.config import Config, Loaded
+
+if TYPE_CHECKING:
+    from limehub.plugins.registry import Registry
+    from limehub.server import ServeOptions
+
+__all__ = ["serve"]
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@config_option
+@click.option(
+    "--worker",
+    "workers",
+    metavar="NAME",
+    multiple=True,
+    help="Run only this worker group; may be given several times.",
+)
+@click.option("--bind", metavar="ADDR|none", help="Listen here instead of web.bind.")
+@click.option("--fail-fast", is_flag=True, help="Exit 4 if the broker cannot be reached.")
+@click.option("--strict-topology", is_flag=True, help="Exit 5 if a queue exists otherwise.")
+@click.option("--skip-broken-plugins", is_flag=True, help="Go on without them.")
+@click.pass_context
+def serve(
+    context: click.Context,
+    config: Path | None,
+    workers: tuple[str, ...],
+    bind: str | None,
+    fail_fast: bool,
+    strict_topology: bool,
+    skip_broken_plugins: bool,
+) -> None:
+    """Run the handlers of the installed packages until SIGTERM or Ctrl-C."""
+
+    def read() -> Loaded:
+        return load_config(config, {"web.bind": bind})
+
+    from limehub.server import ServeOptions
+
+    options = ServeOptions(
+        workers=tuple(dict.fromkeys(workers)),
+        fail_fast=fail_fast,
+        strict_topology=strict_topology,
+        reload=read,
+    )
+    context.exit(_serve(read, options, skip_broken=skip_broken_plugins))
+
+
+def _serve(read: Callable[[], Loaded], options: ServeOptions, *, skip_broken: bool) -> int:
+    from limehub.server import Server
+
+    loaded = read()
+    registry = _registry(loaded.config, skip_broken=skip_broken)
+    return Server(loaded, registry, options=options).run()
+
+
+def _registry(config: Config, *, skip_broken: bool) -> Registry:
+    from limehub.observe import logs
+    from limehub.plugins.registry import load_registry
+
+    logs.configure(config.log.level, config.log.format)
+    registry = load_registry(config)
+    if not skip_broken:
+        registry.raise_if_broken()
+    for broken in registry.broken:
+        log.error("plugin skipped", extra={"plugin": broken.name, "cause": str(broken)})
+    return registry

@@ -1,0 +1,132 @@
+"""What happens to a picked dead letter: it is sent back to work, or removed."""
+
+from __future__ import annotations
+
+import logging
+
+from attrs import define, field
+from gevent.pool import Pool
+
+from limehub.amqp.delivery import Delivery
+from limehub.amqp.publisher import Publisher
+from limehub.deadletters.item import ApplicationOf, DeadLetter
+from limehub.deadletters.results import Failed
+from limehub.deadletters.targets import is_too_large, objection, requeued
+from limehub.deadletters.walk import Walk
+from limehub.errors import BrokerError, MessageRefused, Unroutable
+
+__all__ = ["Mover", "Remover", "Sender", "Tally"]
+
+log = logging.getLogger(__name__)
+
+PIPELINE = 32
+"""Publishes on their way at once; they leave in the order of the queue."""
+
+SEND_TIMEOUT = 30.0
+
+
+@define(eq=False, kw_only=True)
+class Tally:
+    """Counts while an action runs. *found*: ids taken up; *trouble*: why the rest is left alone."""
+
+    done: int = 0
+    found: set[str] = field(factory=set)
+    failed: list[Failed] = field(factory=list)
+    trouble: str | None = None
+
+    def fail(self, identity: str, reason: str) -> None:
+        """Note that one stays where it is."""
+        self.failed.append(Failed(id=identity, reason=reason))
+
+
+class Remover:
+    """Removes for good."""
+
+    def __init__(self, walk: Walk, tally: Tally) -> None:
+        self._walk = walk
+        self._tally = tally
+
+    def start(self, letter: DeadLetter, delivery: Delivery) -> None:
+        """Take it out of the queue."""
+        if self._walk.ack(delivery):
+            self._tally.done += 1
+        else:
+            self._tally.fail(letter.id, "the connection was lost before it was removed")
+
+    def finish(self) -> None:
+        """Nothing is on its way."""
+
+
+class Sender:
+    """Publishes with confirms, many at once, then acks. *to*: None = the handler's own queue."""
+
+    def __init__(
+        self,
+        walk: Walk,
+        tally: Tally,
+        *,
+        publisher: Publisher,
+        app: str,
+        to: str | None,
+        application_of: ApplicationOf,
+    ) -> None:
+        self._remover = Remover(walk, tally)
+        self._tally = tally
+        self._publisher = publisher
+        self._app = app
+        self._to = to
+        self._application_of = application_of
+        self._gone: dict[str, str] = {}
+        self._pool = Pool(PIPELINE)
+
+    def start(self, letter: DeadLetter, delivery: Delivery) -> None:
+        """Send it as soon as there is room; `finish` waits for the end."""
+        self._pool.spawn(self._guarded, letter, delivery)
+
+    def finish(self) -> None:
+        """Return when nothing is on its way any more."""
+        self._pool.join()
+
+    def _guarded(self, letter: DeadLetter, delivery: Delivery) -> None:
+        try:
+            problem = self._problem(letter, delivery) or self._sent(letter, delivery)
+        except Exception as error:  # border of a greenlet: one odd message must not hide itself
+            log.exception("cannot requeue dead letter", extra={"id": letter.id, "app": self._app})
+            problem = f"it cannot be sent: {type(error).__name__}: {error}"
+        if problem:
+            self._tally.fail(letter.id, problem)
+
+    def _problem(self, letter: DeadLetter, delivery: Delivery) -> str:
+        queue = self._to or letter.queue
+        return (
+            self._tally.trouble
+            or self._gone.get(queue)
+            or objection(
+                letter,
+                self._to,
+                app=self._app,
+                is_foreign=not delivery.is_moved,
+                ours=self._application_of(letter.exchange) is not None,
+            )
+        )
+
+    def _sent(self, letter: DeadLetter, delivery: Delivery) -> str:
+        queue = self._to or letter.queue
+        message = requeued(delivery, letter, queue)
+        if is_too_large(message, self._publisher.frame_max):
+            return "its headers do not fit into a frame of the broker"
+        try:
+            self._publisher.send(message, timeout=SEND_TIMEOUT)
+        except Unroutable:
+            self._gone[queue] = f"queue {queue} does not exist; start the server that has it"
+            return self._gone[queue]
+        except MessageRefused as error:
+            return str(error)
+        except BrokerError as error:  # the next ones would wait as long and fail as well
+            self._tally.trouble = str(error)
+            return self._tally.trouble
+        self._remover.start(letter, delivery)
+        return ""
+
+
+Mover = Sender | Remover
