@@ -65,8 +65,13 @@ class _Ending:
 
 
 def connection_settings(config: Config) -> ConnectionSettings:
-    """Return how to connect to the broker of *config*."""
+    """Return how to connect to the broker of *config*. Raises ConfigError."""
     events, tls = config.events, config.events.tls
+    if events.url.embedded:
+        raise ConfigError(
+            "events.connection_string: the embedded broker is not in this version; "
+            "name a RabbitMQ, as amqp://guest@localhost//"
+        )
     return ConnectionSettings(
         url=events.url,
         heartbeat=events.heartbeat,
@@ -281,7 +286,8 @@ class Server:
             accept_foreign=self.config.events.accept_foreign_queues,
             strict_topology=self.options.strict_topology,
         )
-        return WorkerGroup(settings, plans, gate=self.gate, runner=runner, on_fatal=self.request_stop)
+        stop = self.request_stop
+        return WorkerGroup(settings, plans, gate=self.gate, runner=runner, on_fatal=stop)
 
     def _concurrency(self, config: Config, group: str) -> int:
         prefetches = [self._prefetch(config, plan) for plan in self._plans[group]]

@@ -77,7 +77,8 @@ def _explain_key(key: str, found: Sequence[Placement], config: Config, *, as_jso
 
 
 def _nobody(key: str, found: Sequence[Placement]) -> str:
-    lines = [f"no installed handler gets {key}"]
+    names = [placement.handler.name for placement in found]
+    lines = [f"no installed handler gets {key}{suggestion(key, names)}"]
     near = nearest_keys(found, key)
     if near:
         lines.append(f"the nearest keys are {', '.join(near)}")
@@ -167,7 +168,8 @@ def _bindings(placement: Placement, config: Config) -> list[tuple[str, str, str]
 def _print_story(story: FailureStory) -> None:
     print_pairs(
         [
-            ("  on error", _POLICIES[story.policy].format(story=story)),
+            ("  on error", _POLICIES[story.policy]),
+            *([("  crashes", _crashes(story.crash_limit))] if story.policy == "crash" else []),
             ("  retries", _retries(story)),
             *((f"    run {run.attempt}", _wait(run.delay, run.queue)) for run in story.runs),
             ("  dead letters", f"{story.dead_letter_queue}, {_kept(story.ttl)}"),
@@ -176,12 +178,17 @@ def _print_story(story: FailureStory) -> None:
 
 
 _POLICIES = {
-    "crash": "crash: the server stops with exit code 6 and keeps the event; "
-    "crash {story.crash_limit} of one event dead-letters it",
+    "crash": "crash: the server stops with exit code 6 and keeps the event",
     "dead-letter": "dead-letter: to the dead letter queue at once",
     "retry": "retry: it runs again, then goes to the dead letter queue",
     "discard": "discard: logged and acked",
 }
+
+
+def _crashes(limit: int) -> str:
+    if not limit:
+        return "however often it fells the server, it is tried again after each restart"
+    return f"at crash {limit} the same event goes to the dead letter queue"
 
 
 def _retries(story: FailureStory) -> str:

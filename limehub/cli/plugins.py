@@ -115,6 +115,11 @@ def _place(broken: BrokenPlugin) -> str:
     return f"{broken.file}:{broken.line}" if broken.line else broken.file
 
 
+def _broken_row(broken: BrokenPlugin) -> tuple[object, ...]:
+    distribution = f"{broken.distribution} {broken.version}"
+    return (broken.name, distribution, broken.entry_point, _place(broken), broken.error_text)
+
+
 def _broken_line(broken: BrokenPlugin) -> str:
     return f"{broken.name} is broken: {_place(broken)}: {broken.error_text}"
 

@@ -68,7 +68,7 @@ class DeadLetterDesk:
     ) -> None:
         self._connect = connect
         self._publisher = publisher
-        self._apps = tuple(sorted(apps))
+        self._apps = tuple(sorted(app for app in apps if name_problem(app) is None))
         self._application_of = application_of
         self._patience = patience
 

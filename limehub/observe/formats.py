@@ -48,7 +48,7 @@ class JsonFormat(logging.Formatter):
 
 
 class TextFormat(logging.Formatter):
-    """`HH:MM:SS LEVEL logger message  key=value ...`, in local time; a traceback follows indented."""
+    """`HH:MM:SS LEVEL logger message  key=value ...`, local time; tracebacks follow indented."""
 
     def __init__(self, *, colours: bool = False) -> None:
         super().__init__()

@@ -56,8 +56,8 @@ class LineHandler(logging.Handler):
 
 def configure(
     level: str,
-    format: Literal["text", "json"] | None,
-    stream: TextIO | None = None,  # noqa: A002
+    format: Literal["text", "json"] | None,  # noqa: A002 - the configuration's word
+    stream: TextIO | None = None,
 ) -> None:
     """Send the whole process's log to *stream* (None = stderr); a second call replaces the first.
 

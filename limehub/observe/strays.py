@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def adopt_strays() -> None:
     """Log warnings and the uncaught errors of greenlets, threads and finalizers; for `serve`."""
     logging.captureWarnings(True)
-    # gevent's documented way to print otherwise: set it on the hub.
-    gevent.get_hub().print_exception = _greenlet_failed
+    # Setting attributes of the hub is gevent's documented way to report errors otherwise.
+    vars(gevent.get_hub())["print_exception"] = _greenlet_failed
     threading.excepthook = _thread_failed
     sys.unraisablehook = _unraisable
 

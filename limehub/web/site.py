@@ -1,12 +1,94 @@
-"""What the server shows over HTTP."""
+"""Everything of the server that is reached over HTTP: the web server and the health listener."""
+
 from __future__ import annotations
-from typing import Any
+
+import logging
+from typing import Any, Protocol
+
+from limehub.config import Config
+from limehub.config.address import Address
+from limehub.errors import ConfigError
+from limehub.web.app import Shown, create_app
+from limehub.web.binding import url_of
+from limehub.web.health import HealthListener, HealthState, Pulse
+from limehub.web.listener import WebServer
+from limehub.web.tokens import Tokens
+
+__all__ = ["Site"]
+
+log = logging.getLogger(__name__)
+
+
+class Routes(Protocol):
+    """Who adds the plugins' blueprints; `limehub.plugins.registry.Registry` does."""
+
+    def add_routes(self, app: Any) -> None: ...
+
+
+class Hosting(Shown, Protocol):
+    """What a site needs of the server."""
+
+    @property
+    def registry(self) -> Routes: ...
+
+
 class Site:
-    def __init__(self, server: Any) -> None:
+    """Raises ConfigError for tokens that cannot be read. Whoever starts it stops it."""
+
+    def __init__(self, server: Hosting) -> None:
+        web = server.config.web
+        self._server = server
+        self._tokens = Tokens(web.token_file)
+        self._address = web.address
+        self._health_address = web.health_address
+        self._state = HealthState(max_stall=server.max_stall, detail=self._detail())
+        self._pulse = Pulse(self._state)
+        self._web_server: WebServer | None = None
+        self._health_listener: HealthListener | None = None
         self.web_url: str | None = None
         self.health_url: str | None = None
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def note(self, missing: tuple[str, ...]) -> None: ...
-    def stalled_for(self) -> float: return 0.0
-    def reload(self, config: Any) -> None: ...
+
+    def start(self) -> None:
+        """Listen where the configuration says. Raises ConfigError if an address is taken."""
+        self._pulse.start()
+        if self._health_address is not None:
+            self._health_listener = HealthListener(self._state, self._health_address)
+            self.health_url = url_of(*self._health_listener.start())
+        if self._address is not None:
+            self._web_server = self._build(self._address)
+            self.web_url = url_of(*self._web_server.start())
+
+    def stop(self) -> None:
+        """Stop listening; harmless if it never started."""
+        if self._web_server is not None:
+            self._web_server.stop()
+        if self._health_listener is not None:
+            self._health_listener.stop()
+        self._pulse.stop()
+
+    def note(self, missing: tuple[str, ...]) -> None:
+        """Tell the health listener what keeps the server from being ready; () = nothing."""
+        self._state.missing = missing
+
+    def stalled_for(self) -> float:
+        """Return the seconds since the hub last turned, 0 if it turns."""
+        return self._state.stalled_for()
+
+    def reload(self, config: Config) -> None:
+        """Read the tokens again; a broken file is logged, and the old tokens stay."""
+        try:
+            self._tokens.reload(config.web.token_file)
+        except ConfigError as error:
+            log.error("new tokens are broken; the old ones stay", extra={"cause": str(error)})
+            return
+        self._state.detail = self._detail()
+
+    def _build(self, address: Address) -> WebServer:
+        app = create_app(self._server, self._tokens)
+        self._server.registry.add_routes(app)
+        return WebServer(app, address)
+
+    def _detail(self) -> bool:
+        """Whether the health port says more than yes and no: it knows neither token nor Host."""
+        address = self._health_address
+        return not self._tokens.required and address is not None and address.is_loopback

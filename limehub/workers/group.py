@@ -34,6 +34,9 @@ __all__ = ["GroupSettings", "WorkerGroup"]
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 1.0
+EXCHANGES_EVERY = 30.0
+"""Seconds: a deleted exchange takes its bindings along and AMQP tells nobody."""
+
 SETUP_GREENLETS = 16
 
 
@@ -75,6 +78,7 @@ class WorkerGroup:
         self._stopping = False
         self._supervisor = Greenlet(self._supervise)
         self._supervisor.name = f"{self.name} supervisor"
+        self._exchanges_checked_at = 0.0
         self._binder: Greenlet[..., Any] | None = None
         runner.connect(self._pool.offer, self._consumers)
 
@@ -196,6 +200,7 @@ class WorkerGroup:
         while connection.is_open and not self._stopping:
             self._wake.clear()
             self._reconcile(connection)
+            self._look_after_bindings(connection)
             self._wake.wait(CHECK_EVERY)
         if not self._stopping:
             self._lost(connection)
@@ -204,8 +209,10 @@ class WorkerGroup:
         """Exchanges and dead letter queues, before the first event can fail."""
         pool = Pool(SETUP_GREENLETS)
         dlqs = {consumer.plan.handler.dlq for consumer in self._consumers.values()}
-        jobs = [pool.spawn(ensure_exchange, connection, name) for name in self.settings.exchanges]
-        jobs += [pool.spawn(self._declare_dlq, connection, name) for name in sorted(dlqs)]
+        jobs: list[Greenlet[..., Any]] = [
+            pool.spawn(ensure_exchange, connection, name) for name in self.settings.exchanges
+        ]
+        jobs.extend(pool.spawn(self._declare_dlq, connection, name) for name in sorted(dlqs))
         gevent.joinall(jobs)
         created = sum(job.value is True for job in jobs)
         if created:
@@ -232,28 +239,47 @@ class WorkerGroup:
         for job in jobs:
             if job.exception is not None and connection.is_open:
                 raise job.exception
+
+    def _look_after_bindings(self, connection: BrokerConnection) -> None:
+        """Bind and check in the background: consuming comes first."""
+        if self._binder is not None and not self._binder.dead:
+            return
         unbound = [c for c in self._consumers.values() if c.is_consuming and c.bindings_due]
-        if unbound and (self._binder is None or self._binder.dead):
+        now = time.monotonic()
+        if unbound:
+            self._exchanges_checked_at = now
             self._binder = gevent.spawn(self._bind, connection, unbound)
+        elif now - self._exchanges_checked_at > EXCHANGES_EVERY:
+            self._exchanges_checked_at = now
+            self._binder = gevent.spawn(self._check_exchanges, connection)
 
     def _bind(self, connection: BrokerConnection, consumers: list[QueueConsumer]) -> None:
         try:
             bind_all(connection, (each for c in consumers for each in c.plan.bindings))
             self._unbind(connection, consumers)
         except BrokerError as error:
-            log.error("cannot bind", extra={"group": self.name, "cause": str(error)})
-            self._make_sure_of_exchanges(connection)
+            if connection.is_open:
+                log.error("cannot bind", extra={"group": self.name, "cause": str(error)})
+                self._check_exchanges(connection)
             return
         for consumer in consumers:
             consumer.bindings_checked()
 
-    def _make_sure_of_exchanges(self, connection: BrokerConnection) -> None:
-        """A missing exchange is the usual reason; the next round binds again."""
-        try:
-            for name in self.settings.exchanges:
-                ensure_exchange(connection, name)
-        except BrokerError as error:
-            log.error("cannot make sure of exchanges", extra={"cause": str(error)})
+    def _check_exchanges(self, connection: BrokerConnection) -> None:
+        """Make a missing exchange again; the next round binds to it."""
+        for name in self.settings.exchanges:
+            try:
+                made = ensure_exchange(connection, name)
+            except BrokerError as error:
+                if connection.is_open:
+                    log.error(
+                        "cannot check exchange", extra={"exchange": name, "cause": str(error)}
+                    )
+                return
+            if made:
+                log.warning("exchange was gone; made it again", extra={"exchange": name})
+                for consumer in self._consumers.values():
+                    consumer.bindings_due = True
 
     def _unbind(self, connection: BrokerConnection, consumers: list[QueueConsumer]) -> None:
         unwanted = [each for consumer in consumers for each in consumer.plan.unbindings]

@@ -88,10 +88,12 @@ class Schedule(Generic[Item]):
         return turn.listed
 
     def drain(self, queue: str | None = None) -> list[Item]:
-        """Take out all that wait, of one queue or of all, oldest first."""
+        """Take out all that wait, of one queue or of all; what was due gives up its turn."""
         turns = [self._turns[queue]] if queue else list(self._turns.values())
         items = [item for item in self._due if queue in (None, item.queue)]
-        self._due = deque(item for item in self._due if item not in items)
+        self._due = deque(item for item in self._due if queue not in (None, item.queue))
+        for item in items:
+            self.done(item)
         for turn in turns:
             items.extend(turn.waiting)
             turn.waiting.clear()

@@ -87,14 +87,12 @@ def outcome_of(
         return _without_error(asked, rules)
     if asked is not Asked.NOTHING:
         return _after_settling(error, asked, rules)
-    if isinstance(error, UndecodableBody):
-        return Outcome(Fate.DEAD_LETTER, "undecodable")
-    if isinstance(error, Reject):
-        return Outcome(Fate.DEAD_LETTER, "rejected")
+    if isinstance(error, (UndecodableBody, Reject)):
+        return _put_away(error)
+    if isinstance(error, Retry):  # before the policy: "run it again" must not be discarded
+        return _again(rules.retry, retries, chance, error.delay)
     if isinstance(error, Discard) or rules.policy == "discard":
         return Outcome(Fate.DISCARD, "discarded")
-    if isinstance(error, Retry):
-        return _again(rules.retry, retries, chance, error.delay)
     if rules.policy == "retry" and rules.retry.applies_to(error):
         return _again(rules.retry, retries, chance, None)
     if rules.policy == "crash":
@@ -114,7 +112,14 @@ def _after_settling(error: BaseException, asked: Asked, rules: Rules) -> Outcome
         return _BY_REQUEST[asked]
     if isinstance(error, Discard):
         return _DONE
+    if isinstance(error, (UndecodableBody, Reject)):  # acked early; no reason to stop the server
+        return _put_away(error)
     return Outcome(Fate.DEAD_LETTER, "after-ack", then_crash=rules.policy == "crash")
+
+
+def _put_away(error: UndecodableBody | Reject) -> Outcome:
+    reason = "rejected" if isinstance(error, Reject) else "undecodable"
+    return Outcome(Fate.DEAD_LETTER, reason)
 
 
 def _again(retry: RetryPolicy, retries: int, chance: float, delay: float | None) -> Outcome:

@@ -1,0 +1,57 @@
+"""Deliveries made of pika's own frames, and the wire end of a channel that keeps what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pika
+from attrs import define, field
+
+from limehub.amqp.channel import Channel
+from limehub.amqp.delivery import Delivery
+from limehub.errors import ConnectionLost
+
+__all__ = ["Wire", "delivered"]
+
+QUEUE = "lime.event_handler.test.handler"
+
+
+@define(eq=False)
+class Wire:
+    """Where settlements go. *breaks*: the connection ends between the question and the answer."""
+
+    is_open: bool = True
+    breaks: bool = False
+    told: list[str] = field(factory=list)
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        self._tell(f"ack {tag}")
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        self._tell(f"reject {tag} requeue={requeue}")
+
+    def _tell(self, word: str) -> None:
+        if self.breaks:
+            raise ConnectionLost("gone")
+        self.told.append(word)
+
+
+def delivered(
+    body: bytes = b"{}",
+    *,
+    queue: str = QUEUE,
+    exchange: str = "lime.acme",
+    routing_key: str = "core.limeobject.deal.update.v1",
+    tag: int = 1,
+    redelivered: bool = False,
+    headers: Mapping[Any, Any] | None = None,
+    wire: Wire | None = None,
+    **properties: Any,
+) -> Delivery:
+    """Return a Delivery as the channel makes it; its properties take a trip through the codec."""
+    method = pika.spec.Basic.Deliver("ctag", tag, redelivered, exchange, routing_key)
+    sent = pika.BasicProperties(headers=None if headers is None else dict(headers), **properties)
+    came = pika.BasicProperties()
+    came.decode(b"".join(sent.encode()))
+    return Delivery(cast(Channel, wire or Wire()), queue, method, came, body)
