@@ -18,9 +18,18 @@ def main() -> None:
     if ssl_came_first:
         _warn_of_early_ssl()
     monkey.patch_all()
+    _let_ctrl_c_be_quiet()
     from limehub.cli import leave, run
 
     leave(run())
+
+
+def _let_ctrl_c_be_quiet() -> None:
+    """Ctrl-C while greenlets wait reaches the hub first, which would print a traceback."""
+    import gevent
+
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
 
 
 def _warn_of_early_ssl() -> None:

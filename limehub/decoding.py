@@ -78,6 +78,8 @@ def _inflate(body: bytes, wbits: int) -> bytes:
         raise UndecodableBody(f"compressed body inflates to more than {MAX_INFLATED_BYTES} bytes")
     if not inflater.eof:
         raise UndecodableBody("compressed body is cut short")
+    if inflater.unused_data:
+        raise UndecodableBody("compressed body has bytes after its end")
     return plain
 
 
@@ -88,8 +90,8 @@ def _no_constant(name: str) -> NoReturn:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"duplicate key {twice!r}")
     return table
 

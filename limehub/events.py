@@ -139,9 +139,12 @@ class Event:
 
     @property
     def timestamp(self) -> datetime | None:
-        """When the publisher says that it was published (UTC, whole seconds)."""
+        """When the publisher says that it was published (UTC, whole seconds); None = no date."""
         seconds = self.properties.get("timestamp")
-        return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
+        try:
+            return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
+        except (ValueError, OverflowError):  # milliseconds, as some publishers send
+            return None
 
     @property
     def acknowledged(self) -> bool:
@@ -181,12 +184,12 @@ class LimeObjectEvent(Event):
     @property
     def values(self) -> Mapping[str, Any]:
         """All properties after the change; empty for `delete`."""
-        return self._field("values") or {}
+        return self._table("values")
 
     @property
     def original_values(self) -> Mapping[str, Any]:
         """Old values of the changed properties; empty but for `update`."""
-        return self._field("original_values") or {}
+        return self._table("original_values")
 
     def changed(self, name: str) -> bool:
         """Whether the property *name* has another value than before."""
@@ -195,6 +198,10 @@ class LimeObjectEvent(Event):
 
     def _field(self, name: str) -> Any:
         return self.body.get(name) if isinstance(self.body, dict) else None
+
+    def _table(self, name: str) -> Mapping[str, Any]:
+        value = self._field(name)
+        return value if isinstance(value, dict) else {}
 
     def _key_part(self, index: int) -> str:
         parts = self.routing_key.split(".")

@@ -143,7 +143,7 @@ class Server:
         self.registry.call_started(self)
 
     def _wait(self) -> None:
-        while not self._ending.requested.wait(0.1):
+        while not self._ending.requested.wait(0.5 if self._ready_said else 0.05):
             missing = tuple(self.missing())
             self.site.note(missing)
             if not missing and not self._ready_said:
@@ -164,8 +164,9 @@ class Server:
         killed = sum(self._each_group(lambda group: group.drain(deadline)))
         self.mover.stop()
         self._each_group(lambda group: group.close())
-        self.publisher.close()
-        self._dead_letter_publisher.close()
+        gevent.joinall(
+            [gevent.spawn(each.close) for each in (self.publisher, self._dead_letter_publisher)]
+        )
         self.ledger.close()
         self.site.stop()
         runfile.remove(self._config_file)

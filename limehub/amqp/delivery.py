@@ -42,8 +42,8 @@ class Delivery:
         self.queue = queue
         self.tag: int = method.delivery_tag
         self.redelivered: bool = method.redelivered
-        self.wire_exchange: str = method.exchange
-        self.wire_routing_key: str = method.routing_key
+        self.wire_exchange: str = _text(method.exchange)
+        self.wire_routing_key: str = _text(method.routing_key)
         self.body = body
         self.settled = False
         self.local_retries = 0
@@ -58,7 +58,7 @@ class Delivery:
     def properties(self) -> Mapping[str, Any]:
         """The AMQP properties that are set, without the headers."""
         values = ((name, getattr(self._properties, name)) for name in _PROPERTIES)
-        return {name: value for name, value in values if value is not None}
+        return {name: _text(value) for name, value in values if value is not None}
 
     @property
     def is_moved(self) -> bool:
@@ -80,7 +80,7 @@ class Delivery:
     @property
     def message_id(self) -> str | None:
         """The publisher's message id."""
-        return self._properties.message_id or None
+        return _text(self._properties.message_id) or None
 
     @property
     def attempts(self) -> int:
@@ -124,3 +124,8 @@ class Delivery:
 
     def __repr__(self) -> str:
         return f"<Delivery {self.tag} of {self.queue}>"
+
+
+def _text(value: Any) -> Any:
+    """pika leaves what is not UTF-8 as bytes; handlers and our own code count on text."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value

@@ -30,6 +30,9 @@ RETRIES = "x-limehub-retries"
 """Retries since the event came or was last requeued by a person; ATTEMPTS counts all runs."""
 
 
+MOST_RUNS = 2**31 - 1
+
+
 def whole(value: Any) -> int:
     """Return *value* as a number of runs; nonsense counts as none."""
-    return int(value) if isinstance(value, int) and value > 0 else 0
+    return int(value) if isinstance(value, int) and 0 < value < MOST_RUNS else 0

@@ -11,9 +11,19 @@ from typing import Any
 import pika
 from attrs import field, frozen
 
-__all__ = ["Outgoing", "encodable", "encode_body", "encoded_size", "to_pika"]
+__all__ = [
+    "Outgoing",
+    "encodable",
+    "encode_body",
+    "encoded_size",
+    "header_size",
+    "short",
+    "to_pika",
+]
 
 PERSISTENT = 2
+MAX_DEPTH = 64
+"""Tables and lists nested deeper than this are not carried: pika encodes them by recursion."""
 
 
 @frozen(kw_only=True)
@@ -47,29 +57,54 @@ def encoded_size(message: Outgoing) -> int:
     return 22 + sum(len(piece) for piece in to_pika(message).encode())
 
 
-def encodable(value: Any) -> Any:
+def header_size(name: str, value: Any) -> int:
+    """Return the bytes that one header takes in the frame."""
+    pieces: list[bytes] = []
+    return 1 + len(name.encode()) + int(pika.data.encode_value(pieces, value))
+
+
+def short(text: str | bytes) -> str:
+    """Return *text* as an AMQP short string: at most 255 bytes of UTF-8."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    return text.encode("utf-8", "backslashreplace")[:255].decode("utf-8", "ignore")
+
+
+def encodable(value: Any, depth: int = 0) -> Any:
     """Return *value* as pika can encode it in a table; what it cannot is carried as bytes.
 
-    pika 1.4 decodes floats, 64-bit unsigned and more, but refuses to encode floats (measured).
+    pika 1.4 decodes 64-bit unsigned and more, but refuses to encode floats (measured).
     """
-    if value is None or isinstance(value, (bool, str, bytes, datetime)):
+    if value is None or isinstance(value, (bool, bytes)):
         return value
+    if isinstance(value, str):
+        return value if value.isascii() else _text(value)
+    if isinstance(value, datetime):
+        return value if 1970 < value.year < 9999 else value.isoformat()  # UTC may differ by a day
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**63 else str(value).encode()
     if isinstance(value, Decimal):
         return value if _fits(value) else str(value).encode()
+    if isinstance(value, (Mapping, list, tuple)):
+        return _nested(value, depth + 1)
+    return repr(value).encode("utf-8", "backslashreplace")
+
+
+def _nested(value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        return b"nested too deeply"
     if isinstance(value, Mapping):
-        return {_key(key): encodable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [encodable(item) for item in value]
-    return repr(value).encode()
+        return {_key(key): encodable(item, depth) for key, item in value.items()}
+    return [encodable(item, depth) for item in value]
 
 
 def _key(key: Any) -> str:
-    text = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
-    while len(text.encode()) > 255:
-        text = text[:-1]
-    return text
+    return short(key if isinstance(key, (str, bytes)) else str(key))
+
+
+def _text(text: str) -> str:
+    """Lone surrogates cannot be sent; everything else stays as it is."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _fits(value: Decimal) -> bool:

@@ -16,15 +16,23 @@ from uuid import uuid4
 from attrs import evolve, frozen
 
 from limehub.amqp import headers as own
-from limehub.amqp.message import Outgoing, encodable, encoded_size
+from limehub.amqp.message import Outgoing, encodable, encoded_size, header_size, short
 
 __all__ = ["Failure", "Movable", "dead_letter", "failure_of", "requeue", "retry"]
 
 FRAME_OVERHEAD = 8
 MAX_TRACEBACK_CHARS = 16_000
 MAX_TEXT_CHARS = 4_000
+MAX_NAME_CHARS = 500
+ROOM_FOR_DROPPED = 1_024
+"""Bytes that the names of dropped headers may take."""
 _ROUTING_HEADERS = frozenset(["CC", "BCC"])
 _DEATH_PREFIXES = ("x-death", "x-first-death", "x-last-death")
+_DESCRIBED = frozenset([
+    own.ID, own.EXCHANGE, own.ROUTING_KEY, own.QUEUE, own.HANDLER, own.EXCEPTION_TYPE,
+    own.EXCEPTION_TEXT, own.TRACEBACK, own.WHERE, own.ATTEMPTS, own.FIRST_FAILURE,
+    own.LAST_FAILURE, own.REASON,
+])  # fmt: skip
 _DROPPED = frozenset(["user_id", "expiration", "delivery_mode", "cluster_id"])
 
 
@@ -68,19 +76,19 @@ def failure_of(
     now = datetime.now(UTC)
     if error is None:
         return Failure(
-            handler=handler, reason=reason, exception_text=text, attempts=attempts, at=now
+            handler=handler,
+            reason=reason,
+            exception_text=_cut(text, MAX_TEXT_CHARS),
+            attempts=attempts,
+            at=now,
         )
-    kind = type(error)
-    name = (
-        kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    )
     return Failure(
         handler=handler,
         reason=reason,
-        exception_type=name,
+        exception_type=_cut(_type_of(error), MAX_NAME_CHARS),
         exception_text=_cut(_text_of(error), MAX_TEXT_CHARS),
         traceback=_traceback_of(error),
-        where=_where(error),
+        where=_cut(_where(error), MAX_NAME_CHARS),
         attempts=attempts,
         at=now,
     )
@@ -93,7 +101,7 @@ def dead_letter(
     headers = _carried(delivery) | _described(delivery, failure) | {own.ID: str(uuid4())}
     properties = _kept(delivery)
     if ttl:  # expiration "0" would vanish at once
-        properties["expiration"] = str(round(ttl * 1000))
+        properties["expiration"] = str(max(1, round(ttl * 1000)))
     return _fitted(_outgoing(dlq, delivery.body, headers, properties), frame_max)
 
 
@@ -133,7 +141,7 @@ def _carried(delivery: Movable) -> dict[str, Any]:
     """Headers that go along. Ours are kept only if limehub wrote them: nobody forges a tenant."""
     carried = {}
     for name, value in delivery.headers.items():
-        carried[_renamed(str(name), trusted=delivery.is_moved)] = encodable(value)
+        carried[_renamed(short(name), trusted=delivery.is_moved)] = encodable(value)
     for name, header in (("expiration", own.EXPIRATION), ("user_id", own.USER_ID)):
         if name in delivery.properties and not delivery.is_moved:
             carried[header] = str(delivery.properties[name])
@@ -143,19 +151,24 @@ def _carried(delivery: Movable) -> dict[str, Any]:
 def _renamed(name: str, *, trusted: bool) -> str:
     acts_on_routing = name in _ROUTING_HEADERS or name.startswith(_DEATH_PREFIXES)
     forged = name.startswith(own.PREFIX) and not name.startswith(own.ORIGINAL) and not trusted
-    return (own.ORIGINAL + name)[:255] if acts_on_routing or forged else name
+    return short(own.ORIGINAL + name) if acts_on_routing or forged else name
 
 
 def _kept(delivery: Movable) -> dict[str, Any]:
-    return {name: value for name, value in delivery.properties.items() if name not in _DROPPED}
+    return {
+        name: short(value) if isinstance(value, str) else value
+        for name, value in delivery.properties.items()
+        if name not in _DROPPED
+    }
 
 
 def _described(delivery: Movable, failure: Failure) -> dict[str, Any]:
     at = failure.at.isoformat(timespec="milliseconds")
-    first = delivery.headers.get(own.FIRST_FAILURE) if delivery.is_moved else None
+    before = delivery.headers.get(own.FIRST_FAILURE) if delivery.is_moved else None
+    first = short(before) if isinstance(before, str) else None
     return {
-        own.EXCHANGE: delivery.exchange,
-        own.ROUTING_KEY: delivery.routing_key,
+        own.EXCHANGE: short(delivery.exchange),
+        own.ROUTING_KEY: short(delivery.routing_key),
         own.QUEUE: delivery.queue,
         own.HANDLER: failure.handler,
         own.EXCEPTION_TYPE: failure.exception_type,
@@ -180,27 +193,54 @@ def _fitted(message: Outgoing, frame_max: int) -> Outgoing:
         if excess <= 0:
             return message
         value = str(message.headers.get(header, "")).encode()
-        short = value[: max(0, len(value) - excess - 16)].decode("utf-8", "ignore")
-        message = evolve(message, headers={**message.headers, header: short})
-    while _excess(message, frame_max) > 0 and (largest := _largest_foreign(message.headers)):
-        headers = {name: value for name, value in message.headers.items() if name != largest}
-        dropped = [*headers.get(own.DROPPED, []), largest]
-        message = evolve(message, headers={**headers, own.DROPPED: dropped})
-    return message
+        cut = value[: max(0, len(value) - excess - 16)].decode("utf-8", "ignore")
+        message = evolve(message, headers={**message.headers, header: cut})
+    excess = _excess(message, frame_max)
+    return message if excess <= 0 else _without_largest(message, excess + ROOM_FOR_DROPPED)
+
+
+def _without_largest(message: Outgoing, excess: int) -> Outgoing:
+    """Drop headers that are not ours, the largest first, until *excess* bytes are gone.
+
+    Measured once and in one pass: a frame can hold 25,000 headers, and the hub waits for us.
+    """
+    sizes = {
+        name: header_size(name, value)
+        for name, value in message.headers.items()
+        if name not in _DESCRIBED
+    }
+    dropped = []
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if excess <= 0:
+            break
+        excess -= sizes[name]
+        dropped.append(name)
+    gone = {*dropped, own.DROPPED}
+    headers = {name: value for name, value in message.headers.items() if name not in gone}
+    return evolve(message, headers={**headers, own.DROPPED: _listed(dropped)})
+
+
+def _listed(names: list[str]) -> list[str]:
+    """Return as many of *names* as there is room for, then how many more there are."""
+    room = ROOM_FOR_DROPPED - 128
+    listed: list[str] = []
+    for name in names:
+        room -= len(name.encode()) + 5
+        if room < 0:
+            return [*listed, f"and {len(names) - len(listed)} more"]
+        listed.append(name)
+    return listed
 
 
 def _excess(message: Outgoing, frame_max: int) -> int:
     return encoded_size(message) + FRAME_OVERHEAD - frame_max
 
 
-def _largest_foreign(headers: Mapping[str, Any]) -> str | None:
-    sizes = {
-        name: len(repr(value))
-        for name, value in headers.items()
-        if not name.startswith(own.PREFIX) or name.startswith(own.ORIGINAL)
-    }
-    sizes.pop(own.DROPPED, None)
-    return max(sizes, key=sizes.__getitem__) if sizes else None
+def _type_of(error: BaseException) -> str:
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind.__name__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _text_of(error: BaseException) -> str:

@@ -199,7 +199,7 @@ class Publisher:
     def _disconnect(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            session.connection.close()
+            session.connection.close(timeout=2.0)
 
 
 @define(eq=False)

@@ -39,6 +39,7 @@ _INEQUIVALENT = re.compile(
     r"|(?P<none>none)|'(?P<plain>.*)')",
     re.DOTALL,
 )
+_NUMBER = re.compile(r"-?\d+")
 
 
 @frozen(kw_only=True)
@@ -55,7 +56,7 @@ class Mismatch:
         """Whether such a queue drops events by itself."""
         if self.argument == "x-delivery-limit":
             return self.actual is None or self.actual >= 0
-        transient = self.argument == "durable"
+        transient = self.argument in ("durable", "auto_delete")
         return transient or (self.argument in _LOSES_MESSAGES and self.actual is not None)
 
     def __str__(self) -> str:
@@ -203,6 +204,8 @@ def _typed_value(text: str | None, kind: str | None) -> Any:
         return int(text)
     if kind == "bool":
         return text == "true"
+    if kind is None and _NUMBER.fullmatch(text):  # quorum queues say: current is '5'
+        return int(text)
     return text
 
 
@@ -211,6 +214,9 @@ def _take_over(arguments: dict[str, Any], mismatch: Mismatch) -> None:
         arguments.pop(mismatch.argument, None)
     else:
         arguments[mismatch.argument] = mismatch.actual
+    if mismatch.argument == "x-queue-type":  # what goes with the type that it really has
+        arguments.pop("x-delivery-limit", None)
+        arguments |= _typed(str(mismatch.actual))
 
 
 def _passively(

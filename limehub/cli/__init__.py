@@ -52,14 +52,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; *arguments*: None = those of the process. Returns the exit code."""
     _never_fail_to_print()
     try:
-        code = cli.main(arguments, prog_name="limehub", standalone_mode=False)
+        _invoke(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort as aborted:
-        return INTERRUPTED if isinstance(aborted.__cause__, KeyboardInterrupt) else _aborted()
+    except click.Abort:
+        return _aborted()
     except LimehubError as error:
         _say(str(error))
         return error.exit_code
@@ -69,6 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception:  # noqa: BLE001 - border: whatever it is, it becomes one exit code
         return _internal_error()
+    return 0
 
 
 def leave(code: int) -> None:
@@ -83,6 +85,14 @@ def leave(code: int) -> None:
         atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)
+
+
+def _invoke(arguments: list[str]) -> None:
+    if "_LIMEHUB_COMPLETE" in os.environ:  # the shell asks for completions
+        cli.main(arguments, prog_name="limehub")
+    # Not cli.main(): it has opinions of its own on closed pipes and Ctrl-C, other ones each year.
+    with cli.make_context("limehub", arguments) as context:
+        cli.invoke(context)
 
 
 def _never_fail_to_print() -> None:

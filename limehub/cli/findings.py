@@ -78,9 +78,7 @@ def configuration_findings(loaded: Loaded) -> Iterator[Finding]:
 def plugin_findings(registry: Registry) -> Iterator[Finding]:
     """Say which plugins work, which are broken, and what their names and keys look like."""
     for broken in registry.broken:
-        yield Finding(
-            kind="plugin", level=Level.ERROR, subject=broken.name, text=f"is broken: {broken}"
-        )
+        yield Finding(kind="plugin", level=Level.ERROR, subject=broken.name, text=str(broken))
     for plugin in registry.plugins.values():
         count = sum(one.app == plugin.name for one in registry.handlers.values())
         text = f"{plugin.distribution} {plugin.version}: {count} handlers"

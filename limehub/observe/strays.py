@@ -37,7 +37,7 @@ def _greenlet_failed(
 def _thread_failed(arguments: threading.ExceptHookArgs) -> None:
     if not isinstance(arguments.exc_value, SystemExit | None):
         thread = getattr(arguments.thread, "name", None)
-        _report("thread failed", {"thread": thread}, arguments.exc_value)
+        _report("thread failed", {"thread_name": thread}, arguments.exc_value)
 
 
 def _unraisable(arguments: sys.UnraisableHookArgs) -> None:

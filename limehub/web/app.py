@@ -9,6 +9,7 @@ import logging
 from typing import Any, Protocol
 
 from flask import Flask, Response, request
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 
@@ -57,6 +58,12 @@ class Shown(Protocol):
         """Return the seconds since the hub last turned."""
 
 
+class _OrderedJson(DefaultJSONProvider):
+    """Fields in the order in which they were thought of."""
+
+    sort_keys = False
+
+
 class MisdirectedRequest(HTTPException):
     """421: the Host header names somebody else."""
 
@@ -68,6 +75,7 @@ def create_app(server: Shown, tokens: Tokens) -> Flask:
     """Return the application. Plugins may add blueprints until the first request."""
     app = Flask("limehub", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.json = _OrderedJson(app)
     gatekeeper = Gatekeeper(server.config, tokens)
     app.before_request(gatekeeper.check)
     app.after_request(_with_headers)

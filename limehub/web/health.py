@@ -34,6 +34,8 @@ PULSE_SECONDS = 0.25
 _UNNOTICED = 0.5
 _JOIN_SECONDS = 1.0
 
+# gevent's own os.close waits for the hub to turn, and in a native thread makes a hub for it.
+_close = monkey.get_original("os", "close")
 _poll = monkey.get_original("select", "poll")
 _sleep = monkey.get_original("time", "sleep")
 _start_native = monkey.get_original("_thread", "start_new_thread")
@@ -120,7 +122,7 @@ class HealthListener:
         """Close the socket and end the thread, within a second even if the machine is busy."""
         if self._wake < 0:
             return
-        os.close(self._wake)
+        _close(self._wake)
         self._wake = -1
         if self._stopped.acquire(timeout=_JOIN_SECONDS):
             self._stopped.release()
@@ -144,7 +146,7 @@ class _Loop:
             for connection in [*self._connections.values()]:
                 self._close(connection)
             self._listener.close()
-            os.close(self._stop)
+            _close(self._stop)
             done()
 
     def _turn(self) -> bool:

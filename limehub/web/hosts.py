@@ -39,8 +39,8 @@ def _split(host: str) -> tuple[str, str]:
     """Return name and port of `name:port`, `[::1]:port`, or without a port."""
     host = host.strip().lower()
     if host.startswith("["):
-        name, _, port = host[1:].partition("]")
-        return name, port.removeprefix(":")
+        name, bracket, port = host[1:].partition("]")
+        return name if bracket else "", port.removeprefix(":")
     name, _, port = host.partition(":")
     return _plain(name), port
 

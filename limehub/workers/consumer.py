@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
+from gevent.lock import RLock
 
 from limehub.amqp.channel import Channel
 from limehub.amqp.connection import BrokerConnection
@@ -66,6 +67,7 @@ class QueueConsumer:
     _tag: str = ""
     _failures: int = 0
     _not_before: float = 0.0
+    _changing: RLock = field(factory=RLock)
 
     def __attrs_post_init__(self) -> None:
         self.prefetch = self.plan.prefetch
@@ -97,6 +99,11 @@ class QueueConsumer:
 
         Raises TopologyMismatch only, and only if strict.
         """
+        with self._changing:
+            if not self.is_consuming:
+                self._establish(connection)
+
+    def _establish(self, connection: BrokerConnection) -> None:
         try:
             if not self.declared:
                 self._declare(connection)
@@ -127,11 +134,12 @@ class QueueConsumer:
 
     def change_prefetch(self, prefetch: int) -> None:
         """Consume anew on the same channel: qos alone does not touch a live consumer."""
-        self.prefetch = prefetch
-        channel = self._channel
-        if channel is not None and channel.is_consuming(self._tag):
-            channel.cancel(self._tag)
-            self._subscribe(channel)
+        with self._changing:
+            self.prefetch = prefetch
+            channel = self._channel
+            if channel is not None and channel.is_consuming(self._tag):
+                channel.cancel(self._tag)
+                self._subscribe(channel)
 
     def pause_for(self, problem: str) -> None:
         """Stop consuming for a while because of what came."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from attrs import define, field, frozen
 
 from limehub.amqp.delivery import Delivery
+from limehub.decoding import UndecodableBody, decode_body
 from limehub.events import Event, Message
 from limehub.workers.schedule import Order
 from limehub.workers.settlement import Asked, Fate, Rules
@@ -118,11 +118,12 @@ _UNKNOWN = object()
 
 
 def _object_key(delivery: Delivery) -> Hashable:
+    named = delivery.properties
     try:
-        body = json.loads(delivery.body)
-    except (ValueError, RecursionError):
+        body = decode_body(delivery.body, named.get("content_type"), named.get("content_encoding"))
+    except UndecodableBody:
         return None
     if not isinstance(body, Mapping) or not isinstance(body.get("id"), int | str):
         return None
-    limetype = body.get("limetype") or delivery.routing_key.split(".")[2:3]
+    limetype = body.get("limetype") or "".join(delivery.routing_key.split(".")[2:3])
     return (delivery.exchange, str(limetype), body["id"])

@@ -19,6 +19,9 @@ __all__ = ["WorkerPool"]
 SLICE = 0.005
 """Seconds a worker runs handlers that never wait before it lets the hub turn (acks, heartbeats)."""
 
+KILL_PATIENCE = 2.0
+"""Seconds for what handlers do in their `finally`."""
+
 
 class WorkerPool:
     """Runs *step* in greenlets while it returns True (something ran)."""
@@ -71,7 +74,8 @@ class WorkerPool:
     def kill(self) -> int:
         """Kill what still runs. Returns how many."""
         victims = list(self._all)
-        gevent.killall(victims, timeout=2)
+        gevent.killall(victims, block=False)
+        gevent.joinall(victims, timeout=KILL_PATIENCE)  # killall would raise its timeout
         return len(victims)
 
     def _work(self) -> None:

@@ -39,6 +39,7 @@ WAIT_HERE = 10.0
 """Seconds: a shorter retry waits here, unacked; a longer one in a retry queue."""
 
 REQUEUE_WINDOW = 1.0
+PAUSE_AFTER_BUG = 5.0
 _OURS = str(Path(__file__).parents[1]) + os.sep
 REMEMBERED_REQUEUES = 10_000
 
@@ -191,7 +192,7 @@ class Runner:
     ) -> None:
         handler, delivery = settlement.handler, settlement.delivery
         failure = self._failure(settlement, outcome, error)
-        self._move(lambda: self._mover.dead_letter(delivery, failure, handler.dlq))
+        self._move(delivery, lambda: self._mover.dead_letter(delivery, failure, handler.dlq))
         if outcome.then_crash:
             self._crash(settlement, error, key)
         else:
@@ -201,7 +202,7 @@ class Runner:
         delivery = settlement.delivery
         if outcome.delay > WAIT_HERE:
             failure = self._failure(settlement, outcome, error)
-            self._move(lambda: self._mover.retry_later(delivery, failure, outcome.delay))
+            self._move(delivery, lambda: self._mover.retry_later(delivery, failure, outcome.delay))
             self._done(delivery)
         else:
             delivery.local_retries += 1
@@ -244,7 +245,9 @@ class Runner:
         elif settlement.asked is Asked.REJECT:
             outcome = Outcome(Fate.DEAD_LETTER, "rejected")
             failure = self._failure(settlement, outcome, None)
-            self._move(lambda: self._mover.dead_letter(delivery, failure, settlement.handler.dlq))
+            self._move(
+                delivery, lambda: self._mover.dead_letter(delivery, failure, settlement.handler.dlq)
+            )
 
     def _crash(self, settlement: Settlement, error: BaseException | None, key: bytes) -> None:
         """Keep the delivery unacked until the end: given back now it would fell the next server."""
@@ -308,7 +311,7 @@ class Runner:
         handler.stats.add(Fate.DEAD_LETTER, 0.0)
         extra = {"handler": handler.name, "queue": delivery.queue, "reason": reason}
         log.error("dead-lettered without running", extra=extra)
-        self._move(lambda: self._mover.dead_letter(delivery, failure, handler.dlq))
+        self._move(delivery, lambda: self._mover.dead_letter(delivery, failure, handler.dlq))
         self._done(delivery)
 
     def _drop(self, delivery: Delivery) -> None:
@@ -346,8 +349,17 @@ class Runner:
         else:
             greenlet.start()
 
-    def _move(self, move: Callable[[], bool]) -> None:
-        greenlet = Greenlet(move)
+    def _move(self, delivery: Delivery, move: Callable[[], bool]) -> None:
+        def carry_out() -> None:
+            try:
+                move()
+            except Exception:  # border: a bug of ours must neither lose the event nor hold it
+                log.exception("move failed; the event goes back", extra={"queue": delivery.queue})
+                gevent.sleep(PAUSE_AFTER_BUG)
+                if not delivery.settled:
+                    delivery.give_back()
+
+        greenlet = Greenlet(carry_out)
         greenlet.name = "move"
         self._moves.add(greenlet)
         greenlet.link(self._moves.discard)
@@ -407,7 +419,9 @@ class Runner:
     def stop(self) -> None:
         """Give up what still waits."""
         self.give_back()
-        gevent.killall(list(self._moves), timeout=1)
+        moves = list(self._moves)
+        gevent.killall(moves, block=False)
+        gevent.joinall(moves, timeout=1)
 
     def status(self) -> dict[str, Any]:
         """Return the state for status pages."""

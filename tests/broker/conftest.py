@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from limehub.server import ServeOptions
+from tests.support.hub import Hub, Register
 from tests.support.vhost import Vhost
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -22,3 +27,31 @@ def amqp(vhost: Vhost) -> Iterator[BlockingChannel]:
         connection.close()
     except pika.exceptions.AMQPError:
         return  # the test has closed it, or had it closed
+
+
+@pytest.fixture
+def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Hub]]:
+    """Start a hub: `serve({app: register}, toml)`; all hubs are shut down at the end.
+
+    *url*: a broker other than the test's vhost; *ready*: False returns before all consume.
+    """
+    with contextlib.ExitStack() as running:
+
+        def begin(
+            plugins: dict[str, Register],
+            toml: str = "",
+            *,
+            url: str | None = None,
+            ready: bool = True,
+            options: ServeOptions | None = None,
+        ) -> Hub:
+            url = url or request.getfixturevalue("broker_url")
+            hub = Hub(url, tmp_path, plugins=plugins, toml=toml, options=options or ServeOptions())
+            hub.build()
+            running.push(hub.__exit__)
+            hub.server.start()
+            if ready:
+                wait_until(lambda: not hub.server.missing(), 15, f"ready: {hub.server.missing()}")
+            return hub
+
+        yield begin

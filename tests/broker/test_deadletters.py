@@ -325,7 +325,7 @@ def test_only_one_walks_a_queue_and_others_wait_or_hear_that_it_is_busy(site: Si
     with pytest.raises(DeskBusy, match="in use"):
         site.desk_with(patience=0.3).list(APP)
     waiting = gevent.spawn(site.desk.list, APP)
-    gevent.sleep(0.2)
+    waiting.join(timeout=0.2)
     assert not waiting.ready()
     other.close()
     assert waiting.get(timeout=5).total == 3

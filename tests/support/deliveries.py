@@ -1,4 +1,4 @@
-"""Deliveries made of pika's own frames, and the wire end of a channel that keeps what it is told."""
+"""Deliveries made of pika's own frames, and the wire end of a channel that notes what it hears."""
 
 from __future__ import annotations
 
@@ -54,4 +54,4 @@ def delivered(
     sent = pika.BasicProperties(headers=None if headers is None else dict(headers), **properties)
     came = pika.BasicProperties()
     came.decode(b"".join(sent.encode()))
-    return Delivery(cast(Channel, wire or Wire()), queue, method, came, body)
+    return Delivery(cast("Channel", wire or Wire()), queue, method, came, body)

@@ -86,7 +86,9 @@ def failure(**changes: Any) -> Failure:
     return Failure(**(values | changes))
 
 
-def dead(delivery: Delivery, *, frame_max: int = FRAME_MAX, ttl: float = 60, **why: Any) -> Outgoing:
+def dead(
+    delivery: Delivery, *, frame_max: int = FRAME_MAX, ttl: float = 60, **why: Any
+) -> Outgoing:
     return moves.dead_letter(delivery, failure(**why), dlq=DLQ, ttl=ttl, frame_max=frame_max)
 
 
@@ -173,7 +175,8 @@ def test_a_forged_list_of_dropped_headers_does_not_hold_the_event_for_ever() -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["x-limehub-" + "é" * 122, "x-death-" + "é" * 123, b"\xff" * 255, "x-limehub-" + "x" * 245]
+    "name",
+    ["x-limehub-" + "é" * 122, "x-death-" + "é" * 123, b"\xff" * 255, "x-limehub-" + "x" * 245],
 )
 def test_a_name_that_grows_by_its_new_prefix_still_fits_255_bytes(name: str | bytes) -> None:
     came = sent(dead(delivered(headers={name: "kept"}))).headers
@@ -202,7 +205,9 @@ def test_the_original_user_id_and_expiration_move_to_headers() -> None:
 
 
 @pytest.mark.parametrize(("ttl", "expiration"), [(0, None), (0.0001, "1"), (2592000, "2592000000")])
-def test_the_expiration_is_the_dead_letter_queues_never_0(ttl: float, expiration: str | None) -> None:
+def test_the_expiration_is_the_dead_letter_queues_never_0(
+    ttl: float, expiration: str | None
+) -> None:
     assert sent(dead(delivered(), ttl=ttl)).expiration == expiration
 
 

@@ -134,9 +134,7 @@ def test_queues_take_turns_so_that_none_gets_two_before_another_gets_one(sizes: 
     while (item := schedule.take()) is not None:
         taken[item.queue] += 1
         left[item.queue] -= 1
-        assert all(
-            taken[item.queue] - taken[other] <= 1 for other in queues if left[other] > 0
-        )
+        assert all(taken[item.queue] - taken[other] <= 1 for other in queues if left[other] > 0)
     assert not any(left.values())
 
 

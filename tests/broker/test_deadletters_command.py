@@ -1,0 +1,302 @@
+"""`limehub dlq` as an operator types it: what it prints, what it changes, how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from attrs import evolve, frozen
+
+from limehub.amqp import moves
+from limehub.amqp.message import Outgoing
+from limehub.amqp.moves import Failure
+from limehub.amqp.publisher import Publisher
+from limehub.amqp.topology import declare_queue, dlq_spec, handler_queue_spec
+from limehub.cli import run
+from limehub.config import runfile
+from limehub.config.runfile import RunInfo
+from tests.support.process import Workplace, install_plugin
+from tests.support.vhost import Vhost
+
+APP = "solution-deals"
+DLQ = f"lime.event_handler.{APP}.dlq"
+QUEUE = f"lime.event_handler.{APP}.totals"
+PLUGIN = """
+raise AssertionError("names are enough: `dlq` imports no plugin")
+"""
+
+
+@frozen(kw_only=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Dlq = Callable[..., Result]
+
+
+@pytest.fixture
+def publisher(vhost: Vhost) -> Iterator[Publisher]:
+    publisher = Publisher(vhost.url, timeout=10)
+    for spec in (dlq_spec(DLQ), handler_queue_spec(QUEUE)):
+        publisher.call(lambda connection, spec=spec: declare_queue(connection, spec))
+    yield publisher
+    publisher.close()
+
+
+@pytest.fixture
+def folder(
+    vhost: Vhost, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with limehub.toml and an installed package, as the current one."""
+    install_plugin(tmp_path / "site", APP, PLUGIN)
+    install_plugin(tmp_path / "site", "solution-quiet", PLUGIN)
+    (tmp_path / "limehub.toml").write_text(
+        f'applications = ["acme"]\nevents.connection_string = "{vhost.url}"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return tmp_path
+
+
+@pytest.fixture
+def dlq(folder: Path, capsys: pytest.CaptureFixture[str]) -> Dlq:
+    """Runs `limehub dlq ...` here."""
+
+    def call(*arguments: str) -> Result:
+        capsys.readouterr()
+        code = run(["dlq", *arguments])
+        captured = capsys.readouterr()
+        return Result(code=code, out=captured.out, err=captured.err)
+
+    return call
+
+
+@frozen(kw_only=True)
+class Event:
+    """An event as `moves` wants it, never on a broker before."""
+
+    body: bytes
+    exchange: str = "lime.acme"
+    routing_key: str = "core.limeobject.deal.update.v1"
+    queue: str = QUEUE
+    headers: Mapping[str, Any] = MappingProxyType({})
+    properties: Mapping[str, Any] = MappingProxyType({"content_type": "application/json"})
+    is_moved: bool = False
+
+
+def dead(number: int, **changes: Any) -> Outgoing:
+    """A dead letter whose id is `id-<number>`."""
+    failure = Failure(
+        handler=f"{APP}.totals",
+        reason="exception",
+        exception_type="shop.NoPrice",
+        exception_text=f"deal {number} has no price",
+        traceback="Traceback (most recent call last): ...",
+        where="shop.py:12 in totals",
+        at=datetime.now(UTC),
+    )
+    event = Event(body=json.dumps({"id": number}).encode(), **changes)
+    message = moves.dead_letter(event, failure, dlq=DLQ, ttl=60, frame_max=131072)
+    return evolve(message, headers={**message.headers, "x-limehub-id": f"id-{number}"})
+
+
+@pytest.fixture
+def three(publisher: Publisher) -> Publisher:
+    """Three dead letters, id-1 to id-3."""
+    for number in (1, 2, 3):
+        publisher.send(dead(number))
+    return publisher
+
+
+def test_without_an_app_all_packages_are_listed_with_their_counts(
+    dlq: Dlq, three: Publisher
+) -> None:
+    listed = dlq("list", "--json")
+    counts = {one["app"]: (one["queue"], one["total"]) for one in listed.json}
+    assert counts[APP] == (DLQ, 3)
+    assert counts["solution-quiet"] == ("lime.event_handler.solution-quiet.dlq", 0)
+    lines = dlq("list").out.splitlines()
+    assert [line.split() for line in lines if line.startswith(APP)] == [[APP, "3", DLQ]]
+    assert (listed.code, listed.err) == (0, "")
+
+
+def test_a_list_is_a_table_for_people(dlq: Dlq, three: Publisher) -> None:
+    result = dlq("list", APP, "--limit", "2")
+    lines = result.out.splitlines()
+    assert lines[0].split()[:3] == ["ID", "FAILED", "AT"]
+    assert lines[1].startswith("id-1 ")
+    assert "shop.NoPrice: deal 1 has no price" in lines[1]
+    assert lines[-2:] == [f"2 of 3 in {DLQ}", "next page: --after id-2"]
+    assert result.code == 0
+
+
+def test_a_list_is_the_documented_json_for_programs(dlq: Dlq, three: Publisher) -> None:
+    page = dlq("list", APP, "--limit", "2", "--json").json
+    assert sorted(page) == sorted(
+        ["app", "queue", "total", "matched", "items", "next", "complete", "as_of"]
+    )
+    assert (page["total"], page["next"], len(page["items"])) == (3, "id-2", 2)
+    rest = dlq("list", APP, "--after", "id-2", "--json").json
+    assert [item["id"] for item in rest["items"]] == ["id-3"]
+
+
+def test_a_list_can_be_filtered(dlq: Dlq, three: Publisher) -> None:
+    result = dlq(
+        *("list", APP, "--text", "deal 2", "--since", "1h", "--exception-type", "NoPrice"),
+        *("--routing-key", "core.#", "--handler", "totals", "--application", "acme"),
+    )
+    assert "id-2" in result.out
+    assert f"1 of 1 that match, of 3 in {DLQ}" in result.out
+    assert dlq("list", APP, "--until", "2020-01-01", "--json").json["matched"] == 0
+
+
+def test_an_empty_list_is_done(dlq: Dlq) -> None:
+    result = dlq("list", "solution-quiet")
+    assert (result.code, result.err) == (0, "")
+    assert "no dead letters" in result.out
+
+
+def test_an_unknown_app_exits_with_one_and_the_nearest_name(dlq: Dlq) -> None:
+    result = dlq("list", "solution-dealz")
+    assert (result.code, result.out) == (1, "")
+    assert "did you mean solution-deals?" in result.err
+
+
+def test_one_dead_letter_is_shown_for_people_and_for_programs(dlq: Dlq, three: Publisher) -> None:
+    text = dlq("show", APP, "id-2").out
+    for part in ("shop.py:12 in totals", "Traceback (most", "body (json)", '"id": 2'):
+        assert part in text
+    whole = dlq("show", APP, "id-2", "--json").json
+    assert (whole["id"], whole["body"], whole["body_encoding"]) == ("id-2", {"id": 2}, "json")
+    assert dlq("show", APP, "id-9").code == 1
+
+
+def test_requeue_sends_one_back_and_says_what_remains(
+    dlq: Dlq, three: Publisher, vhost: Vhost
+) -> None:
+    result = dlq("requeue", APP, "--id", "id-2", "--json")
+    assert (result.code, result.json) == (0, {"requeued": 1, "failed": [], "remaining": 2})
+    assert vhost.depth(QUEUE) == 1
+
+
+def test_delete_removes_what_a_filter_means(dlq: Dlq, three: Publisher, vhost: Vhost) -> None:
+    result = dlq("delete", APP, "--text", "deal 3")
+    assert (result.code, result.out) == (0, "deleted 1, failed 0, remaining 2\n")
+    assert vhost.depth(DLQ) == 2
+
+
+@pytest.mark.parametrize("verb", ["requeue", "delete"])
+def test_everything_must_be_asked_for_in_words(
+    dlq: Dlq, three: Publisher, vhost: Vhost, verb: str
+) -> None:
+    refused = dlq(verb, APP)
+    assert refused.code == 2
+    assert "--all" in refused.err
+    assert dlq(verb, APP, "--all", "--text", "x").code == 2
+    assert vhost.depth(DLQ) == 3
+    assert dlq(verb, APP, "--all").code == 0
+    assert vhost.depth(DLQ) == 0
+
+
+def test_a_trial_takes_the_oldest_only(dlq: Dlq, three: Publisher) -> None:
+    assert dlq("requeue", APP, "--limit", "1", "--json").json["remaining"] == 2
+    assert [item["id"] for item in dlq("list", APP, "--json").json["items"]] == ["id-2", "id-3"]
+
+
+@pytest.mark.parametrize("verb", ["requeue", "delete"])
+def test_nothing_matched_exits_with_one(dlq: Dlq, three: Publisher, verb: str) -> None:
+    result = dlq(verb, APP, "--text", "absent")
+    assert (result.code, result.out) == (1, "")
+    assert "limehub dlq list" in result.err
+    by_id = dlq(verb, APP, "--id", "id-9", "--json")
+    assert (by_id.code, by_id.json["failed"][0]["id"]) == (1, "id-9")
+
+
+def test_what_cannot_go_back_is_named_and_can_go_elsewhere(
+    dlq: Dlq, publisher: Publisher, vhost: Vhost
+) -> None:
+    publisher.send(dead(1, queue=f"lime.event_handler.{APP}.gone"))
+    result = dlq("requeue", APP, "--all")
+    assert result.code == 1
+    assert "requeued 0, failed 1, remaining 1" in result.out
+    assert "gone does not exist" in result.out
+    assert dlq("requeue", APP, "--all", "--to", QUEUE).code == 0
+    assert vhost.depth(QUEUE) == 1
+
+
+def test_the_broker_of_the_running_server_wins_over_the_file(
+    dlq: Dlq, folder: Path, three: Publisher, vhost: Vhost
+) -> None:
+    config = folder / "limehub.toml"
+    config.write_text('events.connection_string = "amqp://guest@localhost:1//"\n')
+    assert dlq("list", APP).code == 4
+    runfile.write(config, RunInfo(pid=os.getpid(), amqp_url=vhost.url))
+    assert dlq("list", APP, "--json").json["total"] == 3
+
+
+def test_hostile_text_cannot_move_the_cursor(dlq: Dlq, publisher: Publisher) -> None:
+    publisher.send(dead(1, routing_key="a\r\nb\x1b[2J", headers={"x\x1b[1m": "\x07"}))
+    for text in (dlq("list", APP).out, dlq("show", APP, "id-1").out):
+        assert "\\x1b" in text
+        assert text.replace("\n", "").isprintable()
+
+
+def test_an_operator_on_a_terminal_is_asked_first(
+    folder: Path, three: Publisher, vhost: Vhost
+) -> None:
+    code, text = on_a_terminal(folder, ["dlq", "delete", APP, "--all"], b"n\n")
+    assert code == 1
+    assert f"delete 3 of 3 dead letters of {APP}? [y/N]" in text
+    assert vhost.depth(DLQ) == 3
+    code, text = on_a_terminal(folder, ["dlq", "delete", APP, "--limit", "2"], b"y\n")
+    assert (code, "deleted 2" in text) == (0, True)
+    code, text = on_a_terminal(folder, ["dlq", "delete", APP, "--all", "--yes"], b"")
+    assert (code, "[y/N]" in text, vhost.depth(DLQ)) == (0, False, 0)
+
+
+def on_a_terminal(folder: Path, arguments: list[str], typed: bytes) -> tuple[int, str]:
+    """Run limehub in *folder* on a terminal where *typed* is typed; returns (exit code, output)."""
+    path = f"{Path(__file__).parents[2]}{os.pathsep}{folder / 'site'}"
+    environ = {**os.environ, "PYTHONPATH": path, "TERM": "dumb"}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [sys.executable, "-m", "limehub", *arguments], environ)
+    os.write(terminal, typed)
+    output = b""
+    while chunk := _read(terminal):
+        output += chunk
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.decode(errors="replace")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux: EIO once the other side is closed
+        return b""
+
+
+def test_the_installed_command_does_it_too(folder: Path, three: Publisher) -> None:
+    workplace = Workplace(folder=folder, python=Path(sys.executable))
+    counts = workplace.run("dlq", "list", "--json")
+    assert (counts.returncode, counts.stderr) == (0, "")
+    assert {one["app"]: one["total"] for one in json.loads(counts.stdout)}["solution-quiet"] == 0
+    done = workplace.run("dlq", "requeue", APP, "--all", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"requeued": 3, "failed": [], "remaining": 0}

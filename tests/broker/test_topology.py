@@ -1,0 +1,356 @@
+"""What limehub makes on a broker, and what it does with what others made there before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gevent.event import Event as Signal
+from pika.adapters.blocking_connection import BlockingChannel
+
+from limehub import Event
+from limehub.errors import TopologyMismatch
+from limehub.server import ServeOptions
+from tests.support.hub import Hub
+from tests.support.serving import APP, DLQ, QUEUE, handles, publish_all, queue_of, together
+from tests.support.vhost import Vhost
+from tests.support.waiting import wait_until
+
+Serve = Callable[..., Hub]
+
+CATCH = "[event_handler]\ncatch_handler_exceptions = true\nprefetch_count = 10\n"
+CLASSIC = {"x-queue-type": "classic"}
+
+
+def nothing(body: Any) -> None:
+    """A handler that has nothing to do."""
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture, queue: str) -> list[dict[str, Any]]:
+    """Argument, actual and wanted of each warning about *queue*."""
+    return [
+        {key: vars(record)[key] for key in ("argument", "actual", "wanted")}
+        for record in caplog.records
+        if vars(record).get("queue") == queue and "argument" in vars(record)
+    ]
+
+
+def test_a_fresh_broker_gets_exchanges_queues_and_bindings_by_their_names(
+    serve: Serve, vhost: Vhost
+) -> None:
+    plugins = {
+        "solution-x": together(
+            handles(nothing, "core.limeobject.deal.#", "deals"),
+            handles(nothing, ["own.paid.v1", "own.*.v2"], "own_events"),
+        ),
+        "lime_webclient": handles(nothing, "#", "all"),
+    }
+    serve(plugins, 'applications = ["acme", "globex"]\n')
+    exchanges = vhost.exchanges()
+    assert exchanges.keys() == {"lime.acme", "lime.globex"}
+    assert {(e["type"], e["durable"], e["auto_delete"]) for e in exchanges.values()} == {
+        ("topic", True, False)
+    }
+    keys = {
+        "lime.event_handler.solution-x.deals": ["core.limeobject.deal.#"],
+        "lime.event_handler.solution-x.own_events": ["own.paid.v1", "own.*.v2"],
+        "lime.event_handler.lime_webclient.all": ["#"],
+    }
+    queues = vhost.queues()
+    dlqs = {"lime.event_handler.solution-x.dlq", "lime.event_handler.lime_webclient.dlq"}
+    assert queues.keys() == keys.keys() | dlqs
+    assert all(row["arguments"] == CLASSIC for row in queues.values())
+    assert {name for name, row in queues.items() if row["consumers"]} == keys.keys()
+    assert vhost.bindings() == sorted(
+        (exchange, key, queue)
+        for exchange in exchanges
+        for queue, bound in keys.items()
+        for key in bound
+    )
+
+
+def test_quorum_queues_never_count_how_often_an_event_came_back(serve: Serve, vhost: Vhost) -> None:
+    serve({APP: handles(nothing)}, '[event_handler]\nqueue_type = "quorum"\n')
+    wanted = {"x-queue-type": "quorum", "x-delivery-limit": -1}
+    assert {name: row["arguments"] for name, row in vhost.queues().items()} == {
+        QUEUE: wanted,
+        DLQ: wanted,
+    }
+
+
+def test_a_routing_key_template_shapes_bindings_and_publishes_alike(
+    serve: Serve, vhost: Vhost
+) -> None:
+    seen: list[Any] = []
+    toml = '[events]\nrouting_key_template = "{exchange}_{routing_key}"\n'
+    hub = serve({APP: handles(seen.append, "own.paid.v1")}, toml)
+    assert vhost.bindings() == [("lime.default", "lime.default_own.paid.v1", QUEUE)]
+    hub.server.publisher.publish("own.paid.v1", {"n": 1})
+    wait_until(lambda: seen == [{"n": 1}])
+
+
+def test_a_queue_with_dead_letter_arguments_is_consumed_as_it_is_after_one_warning(
+    serve: Serve, vhost: Vhost, amqp: BlockingChannel, caplog: pytest.LogCaptureFixture
+) -> None:
+    amqp.queue_declare(QUEUE, durable=True, arguments={"x-dead-letter-exchange": "lime.dlx"})
+    seen: list[Any] = []
+    hub = serve({APP: handles(seen.append)})
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: seen == [{"n": 1}])
+    vhost.close_connections()
+    wait_until(lambda: hub.server.groups[0].reconnects == 1)
+    hub.publish("t.a", {"n": 2})
+    wait_until(lambda: len(seen) == 2)
+    assert warnings_of(caplog, QUEUE) == [
+        {"argument": "x-dead-letter-exchange", "actual": "lime.dlx", "wanted": None}
+    ]
+    assert vhost.queues()[QUEUE]["arguments"] == {"x-dead-letter-exchange": "lime.dlx"}
+
+
+LOSING = [
+    {"x-message-ttl": 60_000},
+    {"x-max-length": 10},
+    {"x-max-length-bytes": 1_000_000},
+    {"x-expires": 3_600_000},
+    {"x-dead-letter-exchange": "lime.dlx", "x-message-ttl": 60_000},
+]
+
+
+@pytest.mark.parametrize("arguments", LOSING, ids=lambda arguments: "+".join(arguments))
+def test_a_queue_that_may_lose_events_is_not_ready_and_no_other_suffers(
+    serve: Serve,
+    vhost: Vhost,
+    amqp: BlockingChannel,
+    caplog: pytest.LogCaptureFixture,
+    arguments: dict[str, Any],
+) -> None:
+    amqp.queue_declare(QUEUE, durable=True, arguments=arguments)
+    ran: list[str] = []
+    plugins = {
+        APP: together(
+            handles(lambda body: ran.append("losing"), "t.#", "handler"),
+            handles(lambda body: ran.append("sound"), "t.#", "sound"),
+        )
+    }
+    hub = serve(plugins, ready=False)
+    losing = list(arguments)[-1]
+    missing = wait_until(lambda: len(m := hub.server.missing()) == 1 and losing in m[0] and m)
+    assert missing[0].startswith(f"{QUEUE}: ")
+    assert str(arguments[losing]) in missing[0]
+    assert "events.accept_foreign_queues" in missing[0]
+    wait_until(lambda: vhost.bindings() == [("lime.default", "t.#", queue_of("sound"))])
+    hub.publish("t.a", {})
+    wait_until(lambda: ran == ["sound"])
+    assert vhost.queues()[QUEUE]["consumers"] == 0
+    named = [each["argument"] for each in warnings_of(caplog, QUEUE)]
+    assert sorted(named) == sorted(arguments)
+
+
+@pytest.mark.parametrize("arguments", LOSING, ids=lambda arguments: "+".join(arguments))
+def test_accept_foreign_queues_consumes_even_what_may_lose_events(
+    serve: Serve, amqp: BlockingChannel, arguments: dict[str, Any]
+) -> None:
+    amqp.queue_declare(QUEUE, durable=True, arguments=arguments)
+    seen: list[Any] = []
+    hub = serve({APP: handles(seen.append)}, "[events]\naccept_foreign_queues = true\n")
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: seen == [{"n": 1}])
+
+
+@pytest.mark.parametrize(
+    ("queue", "argument"),
+    [({"durable": False}, "durable"), ({"durable": True, "auto_delete": True}, "auto_delete")],
+    ids=["transient", "auto-delete"],
+)
+def test_a_queue_that_vanishes_with_the_broker_or_its_consumer_is_not_ready(
+    serve: Serve, amqp: BlockingChannel, queue: dict[str, Any], argument: str
+) -> None:
+    amqp.queue_declare(QUEUE, **queue)
+    hub = serve({APP: handles(nothing)}, ready=False)
+    missing = wait_until(lambda: [m for m in hub.server.missing() if argument in m])
+    assert missing[0].startswith(f"{QUEUE}: ")
+
+
+def test_a_quorum_queue_with_a_delivery_limit_is_not_ready(
+    serve: Serve, amqp: BlockingChannel
+) -> None:
+    limited = {"x-queue-type": "quorum", "x-delivery-limit": 5}
+    amqp.queue_declare(QUEUE, durable=True, arguments=limited)
+    toml = '[event_handler]\nqueue_type = "quorum"\n'
+    hub = serve({APP: handles(nothing)}, toml, ready=False)
+    wait_until(lambda: [m for m in hub.server.missing() if "x-delivery-limit=5" in m])
+
+
+@pytest.mark.parametrize(
+    ("was", "wanted"), [("classic", "quorum"), ("quorum", "classic")], ids=lambda kind: kind
+)
+def test_another_queue_type_than_the_configured_one_is_only_worth_a_warning(
+    vhost: Vhost, tmp_path: Path, caplog: pytest.LogCaptureFixture, was: str, wanted: str
+) -> None:
+    seen: list[Any] = []
+
+    def run(kind: str) -> Hub:
+        toml = f'[event_handler]\nqueue_type = "{kind}"\n'
+        return Hub(vhost.url, tmp_path, plugins={APP: handles(seen.append)}, toml=toml)
+
+    with run(was):
+        before = vhost.queues()[QUEUE]["arguments"]
+    with run(wanted) as hub:
+        hub.publish("t.a", {"n": 1})
+        wait_until(lambda: seen == [{"n": 1}])
+        assert vhost.queues()[QUEUE]["arguments"] == before
+    assert warnings_of(caplog, QUEUE) == [
+        {"argument": "x-queue-type", "actual": was, "wanted": wanted}
+    ]
+
+
+def test_a_quorum_queue_that_others_made_without_a_limit_of_their_own_is_not_ready(
+    serve: Serve, amqp: BlockingChannel
+) -> None:
+    amqp.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+    hub = serve({APP: handles(nothing)}, ready=False)
+    wait_until(lambda: [m for m in hub.server.missing() if "x-delivery-limit=nothing" in m])
+
+
+@pytest.mark.parametrize("name", [QUEUE, DLQ], ids=["handler-queue", "dead-letter-queue"])
+def test_strict_topology_ends_the_server_with_exit_code_5(
+    serve: Serve, amqp: BlockingChannel, name: str
+) -> None:
+    amqp.queue_declare(name, durable=True, arguments={"x-dead-letter-exchange": "lime.dlx"})
+    strict = ServeOptions(strict_topology=True)
+    hub = serve({APP: handles(nothing)}, ready=False, options=strict)
+    wait_until(lambda: hub.server._ending.requested.is_set())
+    error = hub.server._ending.error
+    assert isinstance(error, TopologyMismatch)
+    assert name in str(error)
+    assert "x-dead-letter-exchange='lime.dlx'" in str(error)
+    assert hub.server.shut_down() == 5
+
+
+def test_a_site_that_comes_from_lime_starts_and_consumes_and_dead_letters(
+    serve: Serve, vhost: Vhost, amqp: BlockingChannel
+) -> None:
+    of_lime = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DLQ}
+    amqp.exchange_declare("lime.default", "topic", durable=True)
+    amqp.queue_declare(QUEUE, durable=True, arguments=of_lime)
+    amqp.queue_declare(DLQ, durable=True, arguments={"x-message-ttl": 2_592_000_000})
+    amqp.queue_bind(QUEUE, "lime.default", "t.#")
+    for number in range(10):  # what waited there when Lime's own server was stopped
+        amqp.basic_publish("lime.default", "t.a", b'{"n": %d}' % number, mandatory=True)
+    seen: list[int] = []
+
+    def odd_ones_fail(body: Any) -> None:
+        seen.append(body["n"])
+        assert body["n"] % 2 == 0
+
+    hub = serve({APP: handles(odd_ones_fail)}, CATCH)
+    publish_all(hub.publisher, "t.a", [{"n": number} for number in range(10, 20)])
+    wait_until(lambda: vhost.depth(QUEUE) == 0 and vhost.depth(DLQ) == 10)
+    assert sorted(seen) == list(range(20))
+    arguments = {name: row["arguments"] for name, row in vhost.queues().items()}
+    assert arguments == {QUEUE: of_lime, DLQ: {"x-message-ttl": 2_592_000_000}}
+
+
+def test_settings_change_on_a_backlog_and_nothing_is_deleted_lost_or_refused(
+    vhost: Vhost, tmp_path: Path, amqp: BlockingChannel
+) -> None:
+    ran: list[int] = []
+    fails = [True]
+
+    def handler(body: Any) -> None:
+        if fails[0]:
+            raise ValueError("not today")
+        ran.append(body["n"])
+
+    def run(toml: str) -> Hub:
+        return Hub(vhost.url, tmp_path, plugins={APP: handles(handler)}, toml=toml)
+
+    def backlog(numbers: range) -> None:
+        for number in numbers:
+            amqp.basic_publish("lime.default", "t.a", b'{"n": %d}' % number, mandatory=True)
+
+    with run(f"{CATCH}dlq_ttl = 0\n"):
+        arguments = {name: row["arguments"] for name, row in vhost.queues().items()}
+        backlog(range(5))
+        wait_until(lambda: vhost.depth(DLQ) == 5)
+    backlog(range(5, 25))
+    fails[0] = False
+    with run("[event_handler]\ndlq_ttl = 7200\nprefetch_count = 4\n"):
+        wait_until(lambda: sorted(ran) == list(range(5, 25)))
+        wait_until(lambda: vhost.depth(QUEUE) == 0)
+    backlog(range(25, 30))
+    fails[0] = True
+    with run(f"{CATCH}dlq_ttl = 60\n"):
+        wait_until(lambda: vhost.depth(DLQ) == 10)
+    assert arguments == {name: row["arguments"] for name, row in vhost.queues().items()}
+    assert letters(amqp) == [(n, None) for n in range(5)] + [(n, "60000") for n in range(25, 30)]
+    log = vhost.node.log.read_text(errors="replace")
+    assert not [line for line in log.splitlines() if vhost.name in line and "precondition" in line]
+
+
+def letters(amqp: BlockingChannel) -> list[tuple[int, str | None]]:
+    """Take number and expiration of every dead letter."""
+    found = []
+    while True:
+        method, properties, body = amqp.basic_get(DLQ, auto_ack=True)
+        if method is None:
+            return sorted(found)
+        found.append((int(body[6:-1]), properties.expiration))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("topic", {"durable": True, "arguments": {"alternate-exchange": "unrouted"}}),
+        ("fanout", {"durable": True}),
+        ("topic", {"durable": False}),
+    ],
+    ids=["alternate-exchange", "fanout", "transient"],
+)
+def test_an_exchange_of_lime_is_used_as_it_is(
+    serve: Serve, vhost: Vhost, amqp: BlockingChannel, kind: str, options: dict[str, Any]
+) -> None:
+    amqp.exchange_declare("lime.default", kind, **options)
+    before = vhost.exchanges()["lime.default"]
+    seen: list[Any] = []
+    hub = serve({APP: handles(seen.append)})
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: seen == [{"n": 1}])
+    after = vhost.exchanges()["lime.default"]
+    same = ("type", "durable", "auto_delete", "internal", "arguments")
+    assert [after[key] for key in same] == [before[key] for key in same]
+
+
+def test_with_a_queue_per_application_an_import_of_one_delays_no_other(
+    serve: Serve, vhost: Vhost
+) -> None:
+    runs: list[str] = []
+    gate = Signal()
+
+    def handler(event: Event) -> None:
+        gate.wait()
+        runs.append(event.application)
+
+    toml = """
+        applications = ["big", "small"]
+        [event_handler]
+        queue_per = "application"
+        prefetch_count = 5
+        workers.default.concurrency = 1
+    """
+    hub = serve({APP: handles(handler)}, toml)
+    assert vhost.bindings() == [
+        ("lime.big", "t.#", f"{QUEUE}.big"),
+        ("lime.small", "t.#", f"{QUEUE}.small"),
+    ]
+    publish_all(hub.publisher, "t.a", range(1000), at_once=100, application="big")
+    wait_until(lambda: hub.server.groups[0].status()["waiting"] == 4)
+    publish_all(hub.publisher, "t.a", range(10), application="small")
+    wait_until(lambda: hub.server.groups[0].status()["waiting"] == 9)
+    gate.set()
+    wait_until(lambda: runs.count("small") == 10)
+    last = max(number for number, tenant in enumerate(runs) if tenant == "small")
+    assert last < 40, f"ten events of the small tenant took {last} runs"
+    wait_until(lambda: len(runs) == 1010, 30)
