@@ -16,8 +16,8 @@ from gevent.lock import Semaphore
 
 from limehub import __version__
 from limehub.amqp.connection import ConnectionSettings
-from limehub.amqp.keepalive import Keepalive
 from limehub.amqp.publisher import Publisher
+from limehub.amqp.settings import connection_settings
 from limehub.config import Config, Loaded, difference, runfile, with_live_changes
 from limehub.config.names import suggestion
 from limehub.errors import ConfigError, LimehubError
@@ -33,7 +33,7 @@ from limehub.workers.mover import Mover
 from limehub.workers.plan import plans_of, prefetch_of
 from limehub.workers.runner import Runner
 
-__all__ = ["ServeOptions", "Server", "connection_settings"]
+__all__ = ["ServeOptions", "Server"]
 
 log = logging.getLogger(__name__)
 
@@ -62,25 +62,6 @@ class _Ending:
         if not self.requested.is_set():
             self.error = error
             self.requested.set()
-
-
-def connection_settings(config: Config) -> ConnectionSettings:
-    """Return how to connect to the broker of *config*. Raises ConfigError."""
-    events, tls = config.events, config.events.tls
-    if events.url.embedded:
-        raise ConfigError(
-            "events.connection_string: the embedded broker is not in this version; "
-            "name a RabbitMQ, as amqp://guest@localhost//"
-        )
-    return ConnectionSettings(
-        url=events.url,
-        heartbeat=events.heartbeat,
-        keepalive=Keepalive(idle=float(events.tcp_keepalive_timeout)),
-        ca_file=tls.ca_file,
-        cert_file=tls.cert_file,
-        key_file=tls.key_file,
-        server_name=tls.server_name,
-    )
 
 
 class Server:

@@ -16,10 +16,19 @@ from typing import Any
 import gevent
 from gevent import monkey
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "before_start"]
 
 _start_native = monkey.get_original("_thread", "start_new_thread")
 _native_sleep = monkey.get_original("time", "sleep")
+
+
+def before_start() -> None:
+    """Until `Signals` takes over: SIGINT ends the process as SIGTERM does, SIGHUP is ignored.
+
+    Python's own KeyboardInterrupt would be taken for a failure of the plugin that is being loaded.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class Signals:

@@ -63,10 +63,9 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
 
 def load_plugins(config: Config) -> Registry:
     """Load what is installed; what plugins print goes to standard error, not into our output."""
-    from limehub.observe import logs
     from limehub.plugins.registry import load_registry
 
-    logs.configure("warning", "text")
+    _log_only_warnings()
     with contextlib.redirect_stdout(sys.stderr):
         return load_registry(config)
 
@@ -89,6 +88,7 @@ def open_publisher(config: Config, place: BrokerPlace) -> Publisher:
     """Return a connected publisher. Raises BrokerUnreachable or BrokerRefused at once."""
     from limehub.amqp.publisher import Publisher
 
+    _log_only_warnings()
     publisher = Publisher(
         place.settings(config),
         applications=config.applications,
@@ -99,3 +99,10 @@ def open_publisher(config: Config, place: BrokerPlace) -> Publisher:
     )
     publisher.call(lambda _connection: None)
     return publisher
+
+
+def _log_only_warnings() -> None:
+    """A command's own words are its output; libraries' complaints would only repeat them."""
+    from limehub.observe import logs
+
+    logs.configure("warning", "text")

@@ -63,7 +63,9 @@ def serve(
 
 def _serve(read: Callable[[], Loaded], options: ServeOptions, *, skip_broken: bool) -> int:
     from limehub.server import Server
+    from limehub.signals import before_start
 
+    before_start()
     loaded = read()
     registry = _registry(loaded.config, skip_broken=skip_broken)
     return Server(loaded, registry, options=options).run()

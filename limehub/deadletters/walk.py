@@ -24,7 +24,7 @@ __all__ = ["DeskBusy", "Walk", "count", "is_busy", "lock_of", "walking"]
 LOCK_PATIENCE = 5.0
 """Seconds to wait for another walker."""
 
-FIRST_WINDOW = 16
+FIRST_WINDOW = 32
 SMALLEST_WINDOW, LARGEST_WINDOW = 4, 4096
 WINDOW_BYTES = 16 * 1024 * 1024
 """About how much of bodies may be on the way to us; the broker would send the whole queue."""
@@ -120,11 +120,17 @@ class _Window:
     """
 
     channel: Channel
+    prefetch: int
     consumer: str | None = None
     held: int = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the broker will send no more to it."""
+        return self.consumer is None or self.held >= self.prefetch
+
     def end(self) -> None:
-        """Take no more."""
+        """Take no more. What came now would be rejected, out of its place: be full, or dry."""
         if self.consumer is not None:
             self.channel.cancel(self.consumer)
             self.consumer = None
@@ -149,7 +155,6 @@ class Walk:
         self._watch = connection.open_channel()
         self._arrived: Queue[Delivery | None] = Queue()
         self._windows: dict[Channel, _Window] = {}
-        self._left = 0
         self._bytes = 0
         self._is_gone = False
         self.total = self._ready()
@@ -183,6 +188,7 @@ class Walk:
         Raises ConnectionLost.
         """
         for window in self._windows.values():
+            self._fill(window)
             window.end()
         ready = self._ready()
         while self._windows:
@@ -191,9 +197,8 @@ class Walk:
         return ready
 
     def _next(self) -> Delivery | None:
-        if self._left <= 0:
+        if self._arrived.empty() and all(window.is_full for window in self._windows.values()):
             self._move_on()
-        self._left -= 1
         silent_since = time.monotonic()
         while True:
             try:
@@ -219,13 +224,10 @@ class Walk:
             if not window.held:
                 del self._windows[window.channel]
                 window.close()
-        self._left = self._arrived.qsize()  # acks had made room for them before the end
-        if not self._left:
-            self._left = min(self.total - self.seen, self._size())
-            self._begin(self._left)
+        self._begin(min(self.total - self.seen, self._size()))
 
     def _begin(self, prefetch: int) -> None:
-        window = _Window(channel=self._connection.open_channel())
+        window = _Window(channel=self._connection.open_channel(), prefetch=prefetch)
         self._windows[window.channel] = window
 
         def take(delivery: Delivery) -> None:
@@ -252,6 +254,15 @@ class Walk:
         for channel in self._windows:
             channel.sync()  # what the broker sent before its answer has arrived then
         return self._arrived.empty()
+
+    def _fill(self, window: _Window) -> None:
+        """Wait until *window* is full or the queue is dry."""
+        deadline = time.monotonic() + SETTLE_LIMIT
+        while not window.is_full and time.monotonic() < deadline:
+            if self._ready() == 0:
+                window.channel.sync()
+                return
+            gevent.sleep(0.005)
 
     def _await_ready(self, expected: int) -> int:
         """Wait until *expected* are ready: a quorum queue takes them back in its own time."""

@@ -230,6 +230,22 @@ def test_looking_often_keeps_every_message_and_their_order(site: Site, kind: str
     assert site.ready(DLQ) == 400
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_what_is_left_after_moves_keeps_its_order(site: Site, kind: str) -> None:
+    site.channel.delete_queue(DLQ)
+    site.declare(DLQ, kind=kind)
+    ids = site.fill(500)
+    desk = site.desk
+    assert desk.delete(APP, Filter(text='7, "filler')).count == 50
+    assert desk.requeue(APP, limit=45).count == 45
+    assert desk.list(APP, limit=3).items[0].id == ids[50]
+    assert desk.show(APP, ids[300]).item.id == ids[300]
+    assert desk.delete(APP, Filter(text='9, "filler'), limit=20).count == 20
+    left = [ids[n] for n in range(50, 500) if n % 10 not in (7, 9) or (n % 10 == 9 and n > 249)]
+    assert [item.id for item in desk.list(APP, limit=500).items] == left
+    assert site.numbers(QUEUE, 45) == [n for n in range(50) if n % 10 != 7]
+
+
 def test_a_walk_that_dies_gives_everything_back(site: Site) -> None:
     ids = site.fill(50)
     desk = site.desk

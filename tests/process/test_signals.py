@@ -128,18 +128,22 @@ def test_the_second_signal_ends_the_process_at_once(
     probe.wait_depth(ready=4)
 
 
-def test_a_broker_that_was_never_up_does_not_delay_the_stop(bare_workplace: Workplace) -> None:
-    process = connected(bare_workplace, NOBODY).serve(ready=False)
+def test_a_broker_that_was_never_up_does_not_delay_the_stop(
+    bare_workplace: Workplace, vhost: Vhost
+) -> None:
+    Probe.install(connected(bare_workplace, NOBODY), vhost)
+    process = bare_workplace.serve(ready=False)
     process.wait_for_line("broker not available")
     code, seconds = stop_timed(process)
     assert (code, seconds < 2) == (0, True)
 
 
 def test_a_broker_that_accepts_and_stays_silent_does_not_delay_the_stop(
-    bare_workplace: Workplace, proxy: Proxy
+    bare_workplace: Workplace, vhost: Vhost, proxy: Proxy
 ) -> None:
     proxy.swallow()
-    process = connected(bare_workplace, proxy.url).serve(ready=False)
+    Probe.install(connected(bare_workplace, proxy.url), vhost)
+    process = bare_workplace.serve(ready=False)
     wait_until(lambda: proxy.accepted)
     code, seconds = stop_timed(process)
     assert (code, seconds < 2) == (0, True)
@@ -171,10 +175,12 @@ def test_a_handler_that_publishes_into_a_dead_broker_is_ended_by_the_grace(
     workplace = connected(bare_workplace, killable_vhost.url)
     probe = Probe.install(workplace, killable_vhost, "[event_handler]\nshutdown_grace = 1\n")
     process = workplace.serve()
-    probe.publish([{"n": 1, "do": "burn", "value": 0}, *hold(2)])
-    probe.wait_started(2)
+    probe.publish([{"n": 1, "do": "publish-later", "value": 2}])
+    probe.wait_started(1)
     killable_node.kill()
     process.wait_for_line("connection lost")
+    probe.release()
+    wait_until(lambda: probe.count("publishing") == Counter([1]))
     code, seconds = stop_timed(process)
     assert code == 0
     assert 1 <= seconds < 5

@@ -58,7 +58,10 @@ def act(event, body, publisher):
     elif do == "raise": raise ValueError(value)
     elif do == "fail": fail(event, value)
     elif do == "retry": raise Retry(value)
-    elif do == "publish": publisher.publish("t.other", dict(n=value))
+    elif do == "publish-later":
+        wait_for("release")
+        note(body, "publishing")
+        publisher.publish("t.other", dict(n=value))
     elif do == "segfault": ctypes.string_at(0)
     elif do == "exit": os._exit(value)
     elif do != "pass": raise LookupError(do)
