@@ -15,6 +15,7 @@ from __future__ import annotations
 import codecs
 import json
 import zlib
+from collections import Counter
 from typing import Any, NoReturn
 
 __all__ = ["MAX_INFLATED_BYTES", "UndecodableBody", "decode_body"]
@@ -90,8 +91,7 @@ def _no_constant(name: str) -> NoReturn:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"duplicate key {twice!r}")
     return table
 

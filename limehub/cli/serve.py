@@ -73,9 +73,11 @@ def _serve(read: Callable[[], Loaded], options: ServeOptions, *, skip_broken: bo
 
 def _registry(config: Config, *, skip_broken: bool) -> Registry:
     from limehub.observe import logs
+    from limehub.observe.strays import adopt_strays
     from limehub.plugins.registry import load_registry
 
     logs.configure(config.log.level, config.log.format)
+    adopt_strays()
     registry = load_registry(config)
     if not skip_broken:
         registry.raise_if_broken()

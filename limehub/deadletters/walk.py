@@ -156,6 +156,7 @@ class Walk:
         self._arrived: Queue[Delivery | None] = Queue()
         self._windows: dict[Channel, _Window] = {}
         self._bytes = 0
+        self._stopped_amid_returned = False
         self._is_gone = False
         self.total = self._ready()
 
@@ -169,6 +170,7 @@ class Walk:
                 return
             self.seen += 1
             self._bytes += len(delivery.body)
+            self._stopped_amid_returned = _came_back(delivery)
             yield delivery
 
     @property
@@ -187,6 +189,7 @@ class Walk:
         Returns only when they are back, so that whoever walks next sees them all. Harmless twice.
         Raises ConnectionLost.
         """
+        self._take_all_returned()
         for window in self._windows.values():
             self._fill(window)
             window.end()
@@ -255,6 +258,13 @@ class Walk:
             channel.sync()  # what the broker sent before its answer has arrived then
         return self._arrived.empty()
 
+    def _take_all_returned(self) -> None:
+        """A quorum queue keeps what came back before the rest, in the order in which it came: if
+        we took a part of it only, that part would come back behind the other (measured)."""
+        rest = iter(self)
+        while self._windows and self._stopped_amid_returned and next(rest, None) is not None:
+            continue
+
     def _fill(self, window: _Window) -> None:
         """Wait until *window* is full or the queue is dry."""
         deadline = time.monotonic() + SETTLE_LIMIT
@@ -279,3 +289,9 @@ class Walk:
         except QueueMissing:
             self._is_gone = True
             return 0
+
+
+def _came_back(delivery: Delivery) -> bool:
+    """Whether a quorum queue has had it back before; a classic one does not count that."""
+    counted = "x-delivery-count" in delivery.headers or "x-acquired-count" in delivery.headers
+    return delivery.redelivered and counted

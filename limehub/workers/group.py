@@ -185,8 +185,9 @@ class WorkerGroup:
         while not self._stopping:
             try:
                 connection = self._gate.open(f"limehub {self.name}")
-                if connection is not None:
-                    self._serve(connection)
+                if connection is None:
+                    return
+                self._serve(connection)
             except LimehubError as error:
                 self._on_fatal(error)
                 return

@@ -16,7 +16,8 @@ import pytest
 from attrs import evolve, frozen
 
 from limehub.amqp import moves
-from limehub.amqp.message import Outgoing
+from limehub.amqp.connection import BrokerConnection
+from limehub.amqp.message import Outgoing, to_pika
 from limehub.amqp.moves import Failure
 from limehub.amqp.publisher import Publisher
 from limehub.amqp.topology import declare_queue, dlq_spec, handler_queue_spec
@@ -25,6 +26,7 @@ from limehub.config import runfile
 from limehub.config.runfile import RunInfo
 from tests.support.process import Workplace, install_plugin
 from tests.support.vhost import Vhost
+from tests.support.waiting import wait_until
 
 APP = "solution-deals"
 DLQ = f"lime.event_handler.{APP}.dlq"
@@ -290,6 +292,37 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 65536)
     except OSError:  # Linux: EIO once the other side is closed
         return b""
+
+
+def test_a_requeue_killed_halfway_may_repeat_events_but_loses_none(
+    folder: Path, publisher: Publisher, vhost: Vhost
+) -> None:
+    publisher.call(lambda connection: fill(connection, 3000))
+    workplace = Workplace(folder=folder, python=Path(sys.executable))
+    process = workplace.start(["-m", "limehub", "dlq", "requeue", APP, "--all"])
+    wait_until(lambda: vhost.depth(QUEUE) > 100, timeout=20)
+    process.kill()
+    wait_until(lambda: len(vhost.connections()) == 1, message="the killed one's to be gone")
+    left = publisher.call(lambda connection: numbers_in(connection, (DLQ, QUEUE)))
+    assert set(left) == set(range(3000))
+
+
+def fill(connection: BrokerConnection, count: int) -> None:
+    channel = connection.open_channel()
+    for number in range(count):
+        message = dead(number)
+        channel.publish("", DLQ, message.body, to_pika(message), mandatory=False)
+    channel.close()
+
+
+def numbers_in(connection: BrokerConnection, queues: tuple[str, ...]) -> list[int]:
+    channel = connection.open_channel()
+    bodies = []
+    for queue in queues:
+        while (delivery := channel.get(queue)) is not None:
+            bodies.append(delivery.body)
+    channel.close()
+    return [json.loads(body)["id"] for body in bodies]
 
 
 def test_the_installed_command_does_it_too(folder: Path, three: Publisher) -> None:

@@ -204,6 +204,18 @@ def test_a_record_whose_formatting_fails_leaves_a_line_that_says_where(json_log:
     assert "test_logs.py:" in record["limehub.place"]
 
 
+def test_every_field_is_documented(json_log: Log) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "logging.md").read_text()
+    known = dict.fromkeys(("application", "exchange", "handler", "message_id", "queue"), "x")
+    try:
+        fail("boom")
+    except ValueError:
+        log.exception("all", extra=known | {"routing_key": "x", "event": "x"})
+    log.info("ready", extra={"event": "ready", "web": "x", "groups": [], "queues": 1})
+    fields = {name for record in json_log.records for name in record}
+    assert [name for name in fields if f"`{name}`" not in text] == []
+
+
 # --- text
 
 

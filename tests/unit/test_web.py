@@ -109,6 +109,16 @@ def test_answers_may_neither_be_cached_nor_guessed_nor_framed(client: FlaskClien
         assert headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
+def test_every_endpoint_and_every_header_is_documented(server: ShownServer) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    app = create_app(server, Tokens())
+    assert [
+        rule.rule for rule in app.url_map.iter_rules() if f"`GET {rule.rule}`" not in text
+    ] == []
+    headers = app.test_client().get("/api/v1/status").headers.keys()
+    assert [each for each in headers if each not in text and not each.startswith("Content-")] == []
+
+
 # --- errors
 
 
