@@ -1,8 +1,8 @@
 """limehub runs the event handlers of pip-installed packages on RabbitMQ.
 
-    limehub.toml -> config -> plugins -> registry -> server -> workers.group --owns--> amqp.connection <-> RabbitMQ
-    basic.deliver -> workers.consumer -> Delivery -> handler(event) -> settlement -> ack | retry | dead letter | crash
-    handler -> amqp.publisher -> exchange          dead letter queue <- deadletters <- cli, web
+limehub.toml -> config -> plugins -> registry -> server -> workers.group --owns--> amqp.connection <-> RabbitMQ
+basic.deliver -> workers.consumer -> Delivery -> handler(event) -> settlement -> ack | retry | dead letter | crash
+handler -> amqp.publisher -> exchange          dead letter queue <- deadletters <- cli, web
 """  # noqa: E501 - the drawing
 
 from __future__ import annotations

@@ -62,8 +62,18 @@ class Delivery:
 
     @property
     def is_moved(self) -> bool:
-        """Whether limehub itself sent it here: over the default exchange, with our headers."""
-        return self.wire_exchange == "" and own.EXCHANGE in self.headers
+        """Whether limehub itself sent it here: over the default exchange, with our headers.
+
+        A foreign queue may dead-letter to the default exchange, too, and carry what a publisher
+        forged; the broker's own `x-death` tells it from the way back out of our retry queues.
+        """
+        if self.wire_exchange != "" or own.EXCHANGE not in self.headers:
+            return False
+        ours = f"{self.queue}.retry."
+        deaths = self.headers.get("x-death", [])
+        return isinstance(deaths, list) and all(
+            isinstance(death, dict) and str(death.get("queue")).startswith(ours) for death in deaths
+        )
 
     @property
     def exchange(self) -> str:

@@ -109,7 +109,7 @@ def _text(text: str) -> str:
 
 def _fits(value: Decimal) -> bool:
     """Whether AMQP's decimal (8-bit scale, 32-bit value) can hold *value*."""
-    if not value.is_finite():
+    if not value.is_finite() or abs(value.adjusted()) > 300:  # int() of 1E+999999 takes minutes
         return False
     exponent = value.normalize().as_tuple().exponent
     scale = max(0, -int(exponent))

@@ -21,8 +21,8 @@ from limehub.cli.output import print_json, print_pairs, print_table, say, warn
 from limehub.cli.placement import Placement, placements
 from limehub.config import QUEUE_NAMESPACE, Config, suggestion
 from limehub.errors import NothingMatched
-from limehub.plugins.keys import lint, unusable
 from limehub.plugins.registry import Registry
+from limehub.routing_keys import lint, unusable
 
 __all__ = ["explain"]
 

@@ -11,8 +11,8 @@ from attrs import frozen
 from limehub.amqp.topology import retry_step
 from limehub.cli.placement import Placement
 from limehub.config import QUEUE_NAMESPACE, Config
-from limehub.plugins.keys import matches
 from limehub.plugins.retry_policy import RetryPolicy
+from limehub.routing_keys import matches
 from limehub.workers.runner import WAIT_HERE
 
 __all__ = [

@@ -18,7 +18,7 @@ from limehub.cli.placement import placements
 from limehub.config import Config, require_name
 from limehub.decoding import UndecodableBody, decode_body
 from limehub.errors import ExchangeMissing, NothingMatched, Unroutable
-from limehub.plugins.keys import unusable
+from limehub.routing_keys import unusable
 
 if TYPE_CHECKING:
     from limehub.amqp.publisher import Publisher

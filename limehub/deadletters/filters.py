@@ -11,6 +11,7 @@ from attrs import fields, frozen
 
 from limehub.config import QUEUE_NAMESPACE, alike
 from limehub.deadletters.item import DeadLetter
+from limehub.routing_keys import matches
 
 __all__ = ["Filter", "moment"]
 
@@ -47,7 +48,7 @@ class Filter:
             (self.ids is None or letter.id in self.ids)
             and self.application in (None, letter.application)
             and self._is_of_handler(letter)
-            and (self.routing_key is None or _topic(self.routing_key, letter.routing_key))
+            and (self.routing_key is None or matches(self.routing_key, letter.routing_key))
             and self._is_of_type(letter.exception.type)
             and self._is_in_time(letter.last_failed_at)
             and self._has_text(letter, body)
@@ -100,15 +101,3 @@ def moment(text: str, *, now: datetime) -> datetime:
             f"{text!r} is no time; write 2030-01-31, 2030-01-31T12:00Z, or 30m, 2h, 7d for ago"
         ) from None
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
-
-
-def _topic(pattern: str, routing_key: str) -> bool:
-    """Whether a topic exchange would match: `*` is one word, `#` any number of them."""
-    words = routing_key.split(".") if routing_key else []
-    reached = {0}  # how many words the pattern so far can have used up
-    for part in pattern.split("."):
-        if part == "#":
-            reached = set(range(min(reached, default=len(words) + 1), len(words) + 1))
-        else:
-            reached = {n + 1 for n in reached if n < len(words) and part in ("*", words[n])}
-    return len(words) in reached

@@ -9,8 +9,8 @@ from attrs import field, frozen
 
 from limehub.config import QUEUE_NAMESPACE
 from limehub.plugins.forms import Form
-from limehub.plugins.keys import matches
 from limehub.plugins.options import HandlerOptions
+from limehub.routing_keys import matches
 
 __all__ = ["Handler", "LoadedPlugin"]
 

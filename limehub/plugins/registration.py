@@ -13,8 +13,8 @@ from limehub.errors import PluginError
 from limehub.plugins.discovery import PluginFault
 from limehub.plugins.forms import Form, form_of
 from limehub.plugins.functions import origin_of, place_of, underlying
-from limehub.plugins.keys import unusable
 from limehub.plugins.options import HandlerOptions, parse_options
+from limehub.routing_keys import unusable
 
 if TYPE_CHECKING:
     from limehub.config import Config

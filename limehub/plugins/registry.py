@@ -18,12 +18,12 @@ from limehub.plugins.forms import Services
 from limehub.plugins.functions import place_of
 from limehub.plugins.handlers import Handler, LoadedPlugin
 from limehub.plugins.hooks import Hook, HookTable
-from limehub.plugins.keys import MAX_BYTES, lint
 from limehub.plugins.lime import EventPublisher
 from limehub.plugins.loading import Imported, Isolation, defaults_of, handlers_of, import_plugin
 from limehub.plugins.registration import Registration
 from limehub.plugins.services import build_services
 from limehub.plugins.settings import Settings
+from limehub.routing_keys import MAX_BYTES, lint
 
 __all__ = ["BrokenPlugin", "Handler", "LoadedPlugin", "Registry", "load_registry"]
 

@@ -57,7 +57,7 @@ def identity_of(delivery: Identified) -> bytes:
 
 def crash_delay(crashes: int) -> float:
     """Return the seconds that an event waits after *crashes* crashes: 1, 2, 4 ... 60."""
-    return float(min(60, 2 ** (max(crashes, 1) - 1)))
+    return float(min(60, 2 ** (min(max(crashes, 1), 7) - 1)))
 
 
 class CrashLedger:
@@ -73,8 +73,9 @@ class CrashLedger:
         self._free: list[int] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._collect(folder)
-            self._open_journal()
+            with self._locked():  # our journal too: a neighbour must not see it before its lock
+                self._collect(folder)
+                self._open_journal()
         except OSError as error:
             log.warning(
                 "no crash ledger: poison events will not be recognised after a restart",
@@ -132,17 +133,17 @@ class CrashLedger:
     def _open_journal(self) -> None:
         self._descriptor = os.open(self._journal_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        os.ftruncate(self._descriptor, SLOTS * KEY_BYTES)
+        # Reserved, not only sized: a write to a mapped page that a full disk cannot back is SIGBUS.
+        os.posix_fallocate(self._descriptor, 0, SLOTS * KEY_BYTES)
         self._journal = mmap.mmap(self._descriptor, SLOTS * KEY_BYTES)
         self._free = list(range(SLOTS - 1, -1, -1))
 
     def _collect(self, folder: Path) -> None:
         """Take over the journals of servers that died."""
-        with self._locked():
-            for journal in folder.glob("inflight-*.journal"):
-                for key in _abandoned(journal):
-                    self._count(key)
-            self._save()
+        for journal in folder.glob("inflight-*.journal"):
+            for key in _abandoned(journal):
+                self._count(key)
+        self._save()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -164,7 +165,7 @@ class CrashLedger:
             }
         except FileNotFoundError:
             self._counts = {}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             log.warning("crash ledger is damaged; starting anew", extra={"file": str(self._file)})
             self._counts = {}
 
@@ -181,7 +182,10 @@ class CrashLedger:
 
 def _abandoned(journal: Path) -> list[bytes]:
     """Return what ran in a dead server and remove its journal; nothing of one that lives."""
-    descriptor = os.open(journal, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(journal, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # its server has just closed it, or it is none of ours
+        return []
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

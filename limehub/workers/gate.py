@@ -12,13 +12,14 @@ import time
 from typing import Any
 
 import gevent
+from attrs import define
 from gevent.event import Event as Signal
 from gevent.lock import Semaphore
 
 from limehub.amqp.connection import BrokerConnection, ConnectionSettings
 from limehub.errors import BrokerError, BrokerRefused
 
-__all__ = ["BrokerGate", "knock_delay"]
+__all__ = ["BrokerGate", "Streak", "knock_delay"]
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,22 @@ def knock_delay(error: BrokerError, failures: int, chance: float) -> float:
     """Return the seconds until the next try. *failures*: in a row; *chance*: 0 <= chance < 1."""
     exponent = min(failures, 20) - 1
     if isinstance(error, BrokerRefused):
-        return min(CAP_REFUSED, FIRST_REFUSED * 2.0**exponent) * (0.8 + 0.2 * chance)
+        return min(CAP_REFUSED, FIRST_REFUSED * 2.0**exponent * (1.0 + 0.2 * chance))
     return min(CAP_UNREACHABLE, 0.1 * 2.0**exponent) * chance
+
+
+@define
+class Streak:
+    """Failures of one kind in a row: a minute of silence must not count against a first refusal."""
+
+    kind: type[BrokerError] | None = None
+    length: int = 0
+
+    def add(self, error: BrokerError) -> int:
+        """Count *error*. Returns how many of its kind came in a row."""
+        self.length = self.length + 1 if type(error) is self.kind else 1
+        self.kind = type(error)
+        return self.length
 
 
 class BrokerGate:
@@ -81,15 +96,15 @@ class BrokerGate:
             return None
 
     def _knock(self, name: str) -> BrokerConnection | None:
-        failures = 0
+        streak = Streak()
         try:
             while not self._stopping.is_set():
                 try:
                     connection = BrokerConnection.open(self.settings, name)
                 except BrokerError as error:
-                    failures += 1
                     self._failed(error)
-                    self._stopping.wait(knock_delay(error, failures, random.random()))  # noqa: S311
+                    delay = knock_delay(error, streak.add(error), random.random())  # noqa: S311
+                    self._stopping.wait(delay)
                 else:
                     self._succeeded()
                     return connection

@@ -242,6 +242,13 @@ class WorkerGroup:
             self.runner.run(delivery)
         except Exception as error:  # border: a bug of ours must not hold the event for ever
             log.exception("internal error", extra={"queue": delivery.queue})
+            self._put_away(delivery, error)
+        return True
+
+    def _put_away(self, delivery: Delivery, error: Exception) -> None:
+        try:
             if not delivery.settled:
                 self.runner.internal_error(delivery, error)
-        return True
+        except Exception:  # what cannot even be put away must not stay silent
+            log.exception("cannot put the event away", extra={"queue": delivery.queue})
+            self._on_fatal(LimehubError(f"internal error on an event of {delivery.queue}"))

@@ -95,7 +95,6 @@ def test_order_object_keeps_each_objects_order_while_objects_pass_each_other(
     hub = serve({APP: handles(handler, order="object", retry=[0.1])}, WIDE)
     for step in range(10):
         for identity in (1, 2):
-            hub.publish("core.limeobject.deal.update.v1", deal(identity, step))
             hub.publish("t.a", deal(identity, step))
     wait_until(lambda: len(runs) == 20, message="object 2 to pass object 1, which waits for it")
     assert runs == [(2, step) for step in range(10)] + [(1, step) for step in range(10)]

@@ -146,7 +146,7 @@ def test_a_broker_that_accepts_and_stays_silent_does_not_delay_the_stop(
     process = bare_workplace.serve(ready=False)
     wait_until(lambda: proxy.accepted)
     code, seconds = stop_timed(process)
-    assert (code, seconds < 2) == (0, True)
+    assert (code, seconds < 4) == (0, True)
 
 
 def test_with_the_broker_killed_the_running_handler_still_finishes(
@@ -195,11 +195,16 @@ def test_a_frozen_broker_does_not_keep_the_server_beyond_the_grace(
     probe.publish(hold(1))
     probe.wait_started(1)
     killable_node.pause()
-    probe.release()
-    wait_until(lambda: probe.ended == Counter([1]))
-    code, seconds = stop_timed(process)
+    try:
+        probe.release()
+        wait_until(lambda: probe.ended == Counter([1]))
+        code, seconds = stop_timed(process)
+    finally:
+        killable_node.resume()
     assert code == 0
-    assert seconds < 12
+    assert seconds < 2 + 10
+    # The ack was written before the connection was closed: the handler does not run again.
+    probe.wait_depth(ready=0)
 
 
 def test_a_busy_hub_ends_after_the_handler_and_its_ack_arrives(

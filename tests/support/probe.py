@@ -64,6 +64,12 @@ def act(event, body, publisher):
         publisher.publish("t.other", dict(n=value))
     elif do == "segfault": ctypes.string_at(0)
     elif do == "exit": os._exit(value)
+    elif do == "sleep-exit":
+        time.sleep(value)
+        os._exit(9)
+    elif do == "crash-unless":
+        if not os.path.exists(FOLDER + "/" + value):
+            raise ValueError(value)
     elif do != "pass": raise LookupError(do)
 
 def fail(event, value):

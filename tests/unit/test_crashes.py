@@ -150,7 +150,7 @@ def test_a_journal_is_born_under_the_lock_so_that_no_neighbour_takes_it_for_an_o
     lock = fcntl.flock
 
     def noting(descriptor: int, operation: int) -> None:
-        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".journal"):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".journal":
             with (tmp_path / "crashes.lock").open() as other:
                 try:
                     lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -282,11 +282,15 @@ def test_a_run_that_ends_after_the_ledger_was_closed_is_harmless(tmp_path: Path)
     assert ledger.begin(ONE) == -1
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_five_hundred_ledgers_leave_no_descriptor_behind(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(500):
         CrashLedger(tmp_path).close()
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    wait_until(lambda: open_descriptors() <= before)
 
 
 def test_an_event_is_known_by_its_queue_and_message_id_else_by_all_that_it_is() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from limehub.amqp.connection import ConnectionSettings
 from limehub.config.url import BrokerUrl
 from limehub.errors import BrokerRefused, BrokerUnreachable
-from limehub.workers.gate import BrokerGate, knock_delay
+from limehub.workers.gate import BrokerGate, Streak, knock_delay
 from tests.support.waiting import wait_until
 
 UNREACHABLE, REFUSED = BrokerUnreachable("down"), BrokerRefused("403")
@@ -98,6 +98,6 @@ def test_one_group_knocks_for_all() -> None:
 
 
 def test_failures_of_one_kind_do_not_lengthen_the_wait_for_the_other() -> None:
-    gate = gate_to(1)
-    assert [gate.count(error) for error in (UNREACHABLE,) * 3] == [1, 2, 3]
-    assert [gate.count(REFUSED), gate.count(REFUSED), gate.count(UNREACHABLE)] == [1, 2, 1]
+    streak = Streak()
+    errors = [UNREACHABLE, UNREACHABLE, UNREACHABLE, REFUSED, REFUSED, UNREACHABLE]
+    assert [streak.add(error) for error in errors] == [1, 2, 3, 1, 2, 1]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from limehub.plugins.keys import lint, matches, unusable
+from limehub.routing_keys import lint, matches, unusable
 
 WORD = st.sampled_from(["a", "b", "ab", "", "new"])
 PATTERN = st.lists(st.one_of(WORD, st.sampled_from(["*", "#"])), max_size=6).map(".".join)
