@@ -282,11 +282,14 @@ class _Session:
                 return
 
     def _fail_all(self, error: BrokerError) -> None:
-        """The channel ended. A lone message caused it; of several nobody knows which: all retry."""
+        """The channel ended. A lone message caused it; of several nobody knows which: all retry.
+
+        For a missing exchange all retry, too: the next session's check tells whose it was.
+        """
         waiting = list(self._pending.values())
         self._pending.clear()
         ours = isinstance(error, ChannelClosed)
-        refused = ours and len(waiting) == 1
+        refused = ours and len(waiting) == 1 and not isinstance(error, ExchangeMissing)
         verdict = MessageRefused(str(error)) if refused else ConnectionLost(str(error))
         for pending in waiting:
             pending.confirmed.set_exception(verdict)

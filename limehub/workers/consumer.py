@@ -18,7 +18,7 @@ from gevent.lock import RLock
 from limehub.amqp.channel import Channel
 from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.delivery import Delivery
-from limehub.amqp.topology import Mismatch, QueueSpec, bind_all, declare_queue
+from limehub.amqp.topology import Mismatch, QueueSpec, declare_queue
 from limehub.errors import BrokerError, QueueMissing, TopologyMismatch
 from limehub.workers.handling import BoundHandler
 
@@ -109,11 +109,10 @@ class QueueConsumer:
                 self._declare(connection)
             try:
                 self._consume(connection)
-            except QueueMissing:  # deleted behind our back: as at the first start, bindings too
-                self.declared = False
+            except QueueMissing:  # deleted behind our back, and its bindings with it
+                self.declared = self.bound = False
+                self.bindings_due = True
                 self._declare(connection)
-                bind_all(connection, self.plan.bindings)
-                self.bindings_checked()
                 self._consume(connection)
         except BrokerError as error:
             self._failed(error)

@@ -102,6 +102,8 @@ class Runner:
         if crashes and not self._may_run(delivery, plan.handler, crashes):
             return
         try:
+            if crashes:  # the acks of what has ended leave first: this run may kill the process
+                gevent.sleep(0)
             self._handle(Settlement(self, plan.handler, delivery), application, key)
         finally:
             if crashes:

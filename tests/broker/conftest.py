@@ -30,10 +30,11 @@ def amqp(vhost: Vhost) -> Iterator[BlockingChannel]:
 
 
 @pytest.fixture
-def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Hub]]:
+def serve(vhost: Vhost, tmp_path: Path) -> Iterator[Callable[..., Hub]]:
     """Start a hub: `serve({app: register}, toml)`; all hubs are shut down at the end.
 
-    *url*: a broker other than the test's vhost; *ready*: False returns before all consume.
+    *url*: not the test's vhost but this broker (name its fixture before this one, so that it
+    outlives the hub); *ready*: False returns before all consume.
     """
     with contextlib.ExitStack() as running:
 
@@ -45,8 +46,8 @@ def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
             ready: bool = True,
             options: ServeOptions | None = None,
         ) -> Hub:
-            url = url or request.getfixturevalue("broker_url")
-            hub = Hub(url, tmp_path, plugins=plugins, toml=toml, options=options or ServeOptions())
+            options = options or ServeOptions()
+            hub = Hub(url or vhost.url, tmp_path, plugins=plugins, toml=toml, options=options)
             hub.build()
             running.push(hub.__exit__)
             hub.server.start()

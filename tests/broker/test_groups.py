@@ -114,7 +114,7 @@ def test_two_slow_queues_of_one_group_share_it_fairly(serve: Serve) -> None:
     wait_until(lambda: hub.server.groups[0].status()["waiting"] == 119)
     gate.set()
     wait_until(lambda: len(runs) == 120)
-    assert Counter(runs[:40]) == {"a": 20, "b": 20} or Counter(runs[:41])["b"] == 20
+    assert runs[:42].count("b") == 20, "they take turns until one is empty"
 
 
 def test_concurrency_limits_how_many_handlers_run_at_once(serve: Serve, vhost: Vhost) -> None:

@@ -21,6 +21,7 @@ from limehub.amqp.topology import (
 from limehub.errors import ChannelClosed, QueueMissing
 
 QUEUE = "lime.event_handler.x.y"
+TYPE = "'x-queue-type' for {}: received the value 'classic' of type 'longstr'"
 
 
 def refused(words: str, code: int = 406) -> ChannelClosed:
@@ -88,12 +89,10 @@ def test_a_retry_never_comes_early_nor_later_than_asked_by_more_than_the_step(de
          "x-dead-letter-exchange", "it's", None),
         ("'x-single-active-consumer' for {}: received none but {} 'true' of type 'bool'",
          "x-single-active-consumer", True, None),
-        ("'x-queue-type' for {}: received the value 'classic' of type 'longstr' but {} 'quorum'"
-         " of type 'longstr'", "x-queue-type", "quorum", "classic"),
+        (f"{TYPE} but {{}} 'quorum' of type 'longstr'", "x-queue-type", "quorum", "classic"),
         ("'x-queue-type' for {}: received 'classic' but current is 'quorum'",
          "x-queue-type", "quorum", "classic"),
-        ("'x-queue-type' for {}: received the value 'classic' of type 'longstr' but current is"
-         " none", "x-queue-type", None, "classic"),
+        (f"{TYPE} but current is none", "x-queue-type", None, "classic"),
         ("'durable' for {}: received 'true' but current is 'false'", "durable", "false", "true"),
     ],
     ids=range(8),

@@ -1,0 +1,279 @@
+"""Connections, channels, queues, exchanges and nodes go away: limehub consumes again, and says so.
+
+Half of these tests would pass by luck if an event was published before the loss was noticed, so
+each waits for the loss first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event as Signal
+from gevent.pool import Pool
+
+from limehub import Event
+from limehub.workers import session
+from scripts.rabbitmq_node import answers_amqp
+from tests.support.hub import Hub
+from tests.support.proxy import Proxy
+from tests.support.serving import APP, DLQ, QUEUE, handles, publish_all, queue_of, together
+from tests.support.vhost import Vhost
+from tests.support.waiting import wait_until
+
+Serve = Callable[..., Hub]
+
+THREE_GROUPS = """
+    [event_handler]
+    prefetch_count = 20
+    catch_handler_exceptions = true
+    [event_handler.workers.one]
+    queue_prefix = "app-one"
+    [event_handler.workers.two]
+    queue_prefix = "app-two"
+"""
+
+
+def consumer_of(hub: Hub, queue: str) -> dict[str, Any]:
+    """The status of one queue."""
+    groups = hub.server.status()["groups"]
+    return next(each for group in groups for each in group["queues"] if each["queue"] == queue)
+
+
+def reconnects(hub: Hub) -> list[int]:
+    return [group.reconnects for group in hub.server.groups]
+
+
+def ready_again(hub: Hub, timeout: float = 5.0) -> None:
+    wait_until(lambda: not hub.server.missing(), timeout, "every queue to be consumed again")
+
+
+def test_a_connection_closed_by_an_operator_comes_back_at_once(serve: Serve, vhost: Vhost) -> None:
+    seen: list[Any] = []
+    names = ("app-one", "app-two", "app-three")
+    hub = serve({name: handles(seen.append) for name in names}, THREE_GROUPS)
+    assert vhost.close_connections() == 3
+    wait_until(lambda: reconnects(hub) == [1, 1, 1])
+    started = time.monotonic()
+    ready_again(hub)
+    assert time.monotonic() - started < 2
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: len(seen) == 3)
+
+
+def test_a_channel_closed_by_the_broker_costs_only_its_own_queue(
+    serve: Serve, vhost: Vhost
+) -> None:
+    release = Signal()
+    runs: Counter[str] = Counter()
+
+    def handler(name: str) -> Callable[[Event], None]:
+        def run(event: Event) -> None:
+            runs[f"{name} {'again' if event.redelivered else 'first'}"] += 1
+            release.wait()
+
+        return run
+
+    plugins = {
+        APP: together(
+            handles(handler("hit"), "t.#", "hit"), handles(handler("kept"), "t.#", "kept")
+        )
+    }
+    hub = serve(plugins)
+    hub.publish("t.a", {})
+    wait_until(lambda: runs == {"hit first": 1, "kept first": 1})
+    assert vhost.close_channels(queue_of("hit")) == 1
+    wait_until(lambda: runs["hit again"] == 1, message="its event to come back and run again")
+    ready_again(hub)
+    assert consumer_of(hub, queue_of("hit"))["rebuilds"] == 1
+    assert consumer_of(hub, queue_of("kept"))["rebuilds"] == 0
+    assert reconnects(hub) == [0]
+    release.set()
+    wait_until(lambda: vhost.depth(queue_of("hit")) + vhost.depth(queue_of("kept")) == 0)
+    assert runs == {"hit first": 1, "kept first": 1, "hit again": 1}
+    assert hub.server.groups[0].status()["stale"] == 1
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ack", "dead-letter"])
+def test_what_finishes_after_its_connection_was_lost_is_dropped_and_counted(
+    serve: Serve, vhost: Vhost, fails: bool
+) -> None:
+    release = Signal()
+    runs: list[bool] = []
+
+    def handler(event: Event) -> None:
+        runs.append(event.redelivered)
+        if len(runs) == 1:
+            release.wait()
+        assert not fails, "as asked for"
+
+    hub = serve({APP: handles(handler)}, THREE_GROUPS)
+    hub.publish("t.a", {})
+    wait_until(lambda: runs)
+    vhost.close_connections()
+    wait_until(lambda: runs == [False, True])
+    release.set()
+    wait_until(lambda: hub.server.groups[0].status()["stale"] == 1)
+    wait_until(lambda: vhost.depth(QUEUE) == 0 and vhost.depth(DLQ) == fails)
+    assert hub.server.missing() == []
+
+
+def test_a_queue_deleted_under_its_consumer_is_declared_bound_and_consumed_again(
+    serve: Serve, vhost: Vhost
+) -> None:
+    seen: list[Any] = []
+    hub = serve({APP: handles(seen.append, ["t.#", "u.v"])})
+    before = vhost.bindings()
+    vhost.delete_queue(QUEUE)
+    wait_until(lambda: consumer_of(hub, QUEUE)["rebuilds"] == 1)
+    ready_again(hub)
+    assert vhost.bindings() == before
+    hub.publish("u.v", {"n": 1})
+    wait_until(lambda: seen == [{"n": 1}])
+    assert reconnects(hub) == [0]
+
+
+def test_a_deleted_exchange_and_queue_come_back_together(serve: Serve, vhost: Vhost) -> None:
+    seen: list[Any] = []
+    hub = serve({APP: handles(seen.append)})
+    before = vhost.bindings()
+    vhost.delete_exchange("lime.default")
+    vhost.delete_queue(QUEUE)
+    wait_until(lambda: consumer_of(hub, QUEUE)["rebuilds"] == 1)
+    ready_again(hub)
+    assert vhost.bindings() == before
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: seen == [{"n": 1}])
+
+
+def test_a_deleted_exchange_is_noticed_and_bound_again(
+    serve: Serve, vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "EXCHANGES_EVERY", 0.5)
+    seen: list[Any] = []
+    hub = serve({APP: handles(seen.append)})
+    before = vhost.bindings()
+    vhost.delete_exchange("lime.default")
+    assert vhost.bindings() == []
+    wait_until(lambda: vhost.bindings() == before)
+    ready_again(hub)
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: seen == [{"n": 1}])
+
+
+def test_a_deleted_dead_letter_queue_is_made_again_for_the_next_failure(
+    serve: Serve, vhost: Vhost
+) -> None:
+    def handler(body: Any) -> None:
+        raise ValueError("no")
+
+    hub = serve({APP: handles(handler)}, THREE_GROUPS)
+    vhost.delete_queue(DLQ)
+    hub.publish("t.a", {})
+    wait_until(lambda: vhost.depth(DLQ) == 1)
+    assert vhost.depth(QUEUE) == 0
+    assert hub.server.missing() == []
+
+
+def test_a_half_open_connection_is_noticed_by_its_heartbeat(
+    serve: Serve, proxy: Proxy, vhost: Vhost
+) -> None:
+    seen: list[Any] = []
+    hub = serve({APP: handles(seen.append)}, "[events]\nconsumer_heartbeat = 2\n", url=proxy.url)
+    assert hub.server.groups[0].status()["heartbeat"] == 2
+    proxy.swallow()
+    swallowed_at = time.monotonic()
+    wait_until(hub.server.missing, 10, "the silence to be noticed")
+    assert time.monotonic() - swallowed_at < 6
+    proxy.pass_all()
+    proxy.reset()
+    ready_again(hub, 15)
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: seen == [{"n": 1}])
+
+
+def test_all_groups_wait_for_a_broker_that_is_away_and_consume_when_it_is_back(
+    serve: Serve, proxy: Proxy, vhost: Vhost
+) -> None:
+    seen: list[Any] = []
+    names = ("app-one", "app-two", "app-three")
+    hub = serve({name: handles(seen.append) for name in names}, THREE_GROUPS, url=proxy.url)
+    proxy.refuse()
+    proxy.reset()
+    wait_until(lambda: len(hub.server.missing()) == 3)
+    wait_until(lambda: all("not connected" in cause for cause in hub.server.missing()))
+    wait_until(lambda: all(f"127.0.0.1:{proxy.port}" in cause for cause in hub.server.missing()))
+    proxy.listen()
+    started = time.monotonic()
+    ready_again(hub)
+    assert time.monotonic() - started < 2
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: len(seen) == 3)
+
+
+def test_a_node_killed_under_load_loses_nothing_and_all_groups_are_back_in_two_seconds(
+    killable_vhost: Vhost, serve: Serve
+) -> None:
+    events = range(1500)
+    names = ("app-one", "app-two", "app-three")
+    ran: dict[str, Counter[int]] = {name: Counter() for name in names}
+
+    def handler(name: str) -> Callable[[Any], None]:
+        def run(body: Any) -> None:
+            gevent.sleep(0.001)
+            ran[name][body] += 1
+
+        return run
+
+    hub = serve({n: handles(handler(n)) for n in names}, THREE_GROUPS, url=killable_vhost.url)
+    node = killable_vhost.node
+    pool = Pool(10)
+    publishing = gevent.spawn(
+        lambda: gevent.joinall([pool.spawn(hub.publish, "t.a", n) for n in events])
+    )
+    wait_until(lambda: hub.publisher.published >= 300, 20)
+    node.kill()
+    assert hub.publisher.published < len(events), "it was to be killed under load"
+    wait_until(lambda: len(hub.server.missing()) == 3)
+    starting = gevent.spawn(node.start)
+    wait_until(lambda: answers_amqp("127.0.0.1", node.ports.amqp), 60, interval=0.05)
+    answered = time.monotonic()
+    ready_again(hub, 10)
+    back = time.monotonic() - answered
+    starting.get()
+    failed = [job for job in publishing.get(timeout=30) if not job.successful()]
+    assert failed == []
+    for name in names:
+        wait_until(lambda n=name: len(ran[n]) == len(events), 30, f"all events in {name}")
+    again = sum(count - 1 for counts in ran.values() for count in counts.values())
+    print(f"consuming again after {back:.2f} s; {again} of {3 * len(events)} runs were repeated")
+    assert back < 2
+    for name in names:
+        wait_until(lambda n=name: killable_vhost.depth(queue_of("handler", n)) == 0)
+        assert killable_vhost.depth(queue_of("dlq", name)) == 0
+
+
+def test_operators_and_bad_luck_at_random_lose_nothing(serve: Serve, vhost: Vhost) -> None:
+    ran: Counter[int] = Counter()
+
+    def handler(body: Any) -> None:
+        gevent.sleep(0.002)
+        ran[body] += 1
+        if body % 50 == 0 and ran[body] == 1:
+            raise ValueError("once")
+
+    hub = serve({APP: handles(handler, retry=[0.01, 0.01])}, THREE_GROUPS)
+    publishing = gevent.spawn(publish_all, hub.publisher, "t.a", range(600), at_once=5)
+    for fault in [vhost.close_connections, lambda: vhost.close_channels(QUEUE)] * 3:
+        before = len(ran)
+        wait_until(lambda b=before: len(ran) > b + 30)
+        fault()
+    publishing.get(timeout=30)
+    wait_until(lambda: len(ran) == 600, 20)
+    ready_again(hub)
+    wait_until(lambda: vhost.depth(QUEUE) == 0)
+    assert vhost.depth(DLQ) == 0
