@@ -37,6 +37,7 @@ __all__ = ["ServeOptions", "Server"]
 
 log = logging.getLogger(__name__)
 
+HOOK_PATIENCE = 5.0
 PATIENCE = 15.0
 """Seconds beyond the grace time after which a hub that never turns again is left."""
 
@@ -138,7 +139,7 @@ class Server:
             log.error("stopping", extra={"cause": str(error), "exit_code": error.exit_code})
         else:
             log.info("stopping")
-        self.registry.call_stopping(self)
+        gevent.spawn(self.registry.call_stopping, self).join(HOOK_PATIENCE)
         deadline = time.monotonic() + self.config.event_handler.shutdown_grace
         self.gate.stop()
         returned = sum(self._each_group(lambda group: group.stop_consuming()))

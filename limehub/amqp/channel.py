@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import gevent
 import pika
 import pika.exceptions
 from gevent.event import AsyncResult
@@ -43,6 +42,8 @@ class Channel:
         self.on_closed: Callable[[BrokerError], None] | None = None
         self._waiting: set[AsyncResult[Any]] = set()
         self._getting: AsyncResult[Delivery | None] | None = None
+        self._cancelling: dict[str, AsyncResult[None]] = {}
+        self._on_cancelled: dict[str, Callable[[], None]] | None = None
         self._pika: Any = None
 
     def open(self, connection: Any) -> None:
@@ -125,7 +126,9 @@ class Channel:
         *on_delivery* runs in the hub for each message and must not block; *on_cancelled* when the
         broker ends the consumer (queue deleted, acknowledgement timeout).
         """
-        self._pika.add_on_cancel_callback(lambda _frame: on_cancelled())
+        if self._on_cancelled is None:
+            self._on_cancelled = {}
+            self._pika.add_on_cancel_callback(self._cancelled_by_broker)
         self._call("basic_qos", prefetch_count=prefetch)
 
         def deliver(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -137,7 +140,9 @@ class Channel:
             on_message_callback=deliver,
             arguments=dict(arguments or {}),
         )
-        return str(frame.method.consumer_tag)
+        tag = str(frame.method.consumer_tag)
+        self._on_cancelled[tag] = on_cancelled
+        return tag
 
     def is_consuming(self, tag: str) -> bool:
         """Whether the consumer *tag* still stands on this channel."""
@@ -145,8 +150,20 @@ class Channel:
 
     def cancel(self, tag: str) -> None:
         """End the consumer; when this returns no further delivery of it comes."""
-        if self.is_consuming(tag):
-            self._call("basic_cancel", consumer_tag=tag)
+        if tag in self._cancelling:  # pika would forget the second of two who ask
+            self._cancelling[tag].wait(RPC_TIMEOUT)
+        elif self.is_consuming(tag):
+            done = self._cancelling[tag] = AsyncResult()
+            try:
+                self._call("basic_cancel", consumer_tag=tag)
+            finally:
+                del self._cancelling[tag]
+                done.set(None)
+
+    def _cancelled_by_broker(self, frame: Any) -> None:
+        on_cancelled = (self._on_cancelled or {}).pop(str(frame.method.consumer_tag), None)
+        if on_cancelled is not None:
+            on_cancelled()
 
     def get(self, queue: str) -> Delivery | None:
         """Take one message of *queue* without consuming it, or None if none is ready."""
@@ -255,11 +272,13 @@ class Channel:
             sent = send(done.set)
             if returns_channel:
                 sent.add_on_close_callback(self._on_closed)
-            return done.get(timeout=RPC_TIMEOUT)
-        except gevent.Timeout:
-            lost = ConnectionLost(f"the broker did not answer within {RPC_TIMEOUT:g} s")
-            self.connection.abort(lost)
-            raise lost from None
+            # Not get(timeout): its Timeout could not be told from one that a handler has set.
+            done.wait(RPC_TIMEOUT)
+            if not done.ready():
+                lost = ConnectionLost(f"the broker did not answer within {RPC_TIMEOUT:g} s")
+                self.connection.abort(lost)
+                raise lost
+            return done.get()
         finally:
             self._waiting.discard(done)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pika
 import pika.exceptions
+import pika.frame
 from attrs import define, field, frozen
 from gevent.event import AsyncResult
 from pika.adapters.base_connection import BaseConnection
@@ -29,6 +31,9 @@ from limehub.errors import BrokerError, BrokerRefused, BrokerUnreachable, Connec
 __all__ = ["BrokerConnection", "ConnectionSettings"]
 
 log = logging.getLogger(__name__)
+
+HEADER_FRAME = 2
+FRAME_END = 0xCE
 
 
 @frozen(kw_only=True)
@@ -94,12 +99,13 @@ class BrokerConnection:
         self._pika._proto_connection_made(stream)
         stream.start()
         try:
-            self._opened.get(timeout=timeout)
-        except gevent.Timeout:
-            self._pika.drop_stream()
-            raise BrokerUnreachable(
-                f"{url.host}:{url.port}: no AMQP handshake in {timeout:g} s; is it an AMQP port?"
-            ) from None
+            self._opened.wait(timeout)
+            if not self._opened.ready():
+                where = f"{url.host}:{url.port}"
+                raise BrokerUnreachable(
+                    f"{where}: no AMQP handshake in {timeout:g} s; is it an AMQP port?"
+                )
+            self._opened.get()
         except BaseException:
             self._pika.drop_stream()
             raise
@@ -143,7 +149,15 @@ class BrokerConnection:
         self._check_open()
         channel = Channel(self)
         self._channels.add(channel)
-        channel.open(self._pika)
+        try:
+            channel.open(self._pika)
+        except pika.exceptions.NoFreeChannels:
+            raise BrokerError(
+                f"all {self.channel_max} channels of the connection are open"
+            ) from None
+        finally:
+            if not channel.is_open:
+                self._channels.discard(channel)
         return channel
 
     def forget(self, channel: Channel) -> None:
@@ -229,12 +243,38 @@ class _PikaConnection(BaseConnection):  # type: ignore[type-arg] # generic in th
         """pika's own way to connect; ours is `BrokerConnection.open`."""
         raise TypeError("open connections with BrokerConnection.open")
 
+    def _read_frame(self) -> Any:
+        """Decode one frame; properties that pika's decoder cannot read cost only their message.
+
+        A table nested too deeply or a timestamp out of range would otherwise end the connection,
+        and the message would come back and end the next one.
+        """
+        buffer: bytes = getattr(self, "_frame_buffer")  # noqa: B009 - not in the stubs
+        try:
+            return pika.frame.decode_frame(buffer)
+        except Exception as error:
+            if not buffer or buffer[0] != HEADER_FRAME:
+                raise
+            return _damaged_header(bytes(buffer), error)
+
     def drop_stream(self) -> None:
         """Close the socket without a word to the broker."""
         state: Any = self  # the stubs leave pika's own attributes out
         if state._transport is not None:
             state._error = state._error or pika.exceptions.StreamLostError("aborted")
             state._transport.abort()
+
+
+def _damaged_header(buffer: bytes, error: Exception) -> tuple[int, Any]:
+    """Return (bytes used, header frame without properties); they are kept raw as `damaged`."""
+    channel, size = struct.unpack_from(">HL", buffer, 1)
+    end = 7 + size
+    if buffer[end] != FRAME_END:
+        raise pika.exceptions.InvalidFrameError("Invalid FRAME_END marker") from error
+    _class, _weight, body_size = struct.unpack_from(">HHQ", buffer, 7)
+    properties = pika.BasicProperties()
+    properties.damaged = (buffer[19:end], repr(error))  # type: ignore[attr-defined] # for Delivery
+    return end + 1, pika.frame.Header(channel, body_size, properties)
 
 
 @define(eq=False)
@@ -287,16 +327,13 @@ def _parameters(settings: ConnectionSettings, name: str) -> pika.ConnectionParam
 
 
 def _open_error(error: BaseException, url: BrokerUrl) -> BrokerError:
-    where = f"{url.host}:{url.port}"
-    if isinstance(error, pika.exceptions.ProbableAuthenticationError):
-        return BrokerRefused(
-            f"{where}: 403 the broker refuses user {url.username!r}: {_words(error)}"
-        )
-    if isinstance(error, pika.exceptions.ProbableAccessDeniedError):
-        return BrokerRefused(f"{where}: 530 vhost {url.vhost!r} is refused: {_words(error)}")
-    if isinstance(error, pika.exceptions.ConnectionClosedByBroker):
-        return BrokerRefused(f"{where}: {_words(error)}")
-    return BrokerUnreachable(f"{where}: {_words(error)}")
+    """Only the broker's own 403 and 530 are a refusal; pika guesses one from a hang-up, too."""
+    where, said = f"{url.host}:{url.port}", _words(error)
+    if said.startswith("403") or "(403)" in said:
+        return BrokerRefused(f"{where}: the broker refuses user {url.username!r}: {said}")
+    if said.startswith("530") or "(530)" in said:
+        return BrokerRefused(f"{where}: vhost {url.vhost!r} is refused: {said}")
+    return BrokerUnreachable(f"{where}: {said}")
 
 
 def _words(error: BaseException) -> str:

@@ -52,6 +52,8 @@ class Delivery:
     @cached_property
     def headers(self) -> Mapping[str, Any]:
         """All headers as they came."""
+        if self.damage is not None:
+            return {own.DAMAGED: self._properties.damaged[0]}
         return self._properties.headers or {}
 
     @cached_property
@@ -59,6 +61,12 @@ class Delivery:
         """The AMQP properties that are set, without the headers."""
         values = ((name, getattr(self._properties, name)) for name in _PROPERTIES)
         return {name: _text(value) for name, value in values if value is not None}
+
+    @property
+    def damage(self) -> str | None:
+        """Why its properties could not be read; None if they could."""
+        damaged = getattr(self._properties, "damaged", None)
+        return None if damaged is None else str(damaged[1])
 
     @property
     def is_moved(self) -> bool:

@@ -10,6 +10,9 @@ ORIGINAL = "x-limehub-original-"
 DROPPED = "x-limehub-original-dropped"
 """Names of a publisher's headers that did not fit into a frame beside ours."""
 
+DAMAGED = "x-limehub-original-properties"
+"""The undecoded bytes of properties that could not be read."""
+
 ID = "x-limehub-id"
 EXCHANGE = "x-limehub-exchange"
 ROUTING_KEY = "x-limehub-routing-key"

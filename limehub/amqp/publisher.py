@@ -193,13 +193,22 @@ class Publisher:
                 left = max(0.1, min(self._settings.timeout, deadline - time.monotonic()))
                 self._disconnect()
                 settings = evolve(self._settings, timeout=left)
-                self._session = _Session(BrokerConnection.open(settings, self._name))
+                self._session = _open_session(settings, self._name)
             return self._session
 
     def _disconnect(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             session.connection.close(timeout=2.0)
+
+
+def _open_session(settings: ConnectionSettings, name: str) -> _Session:
+    connection = BrokerConnection.open(settings, name)
+    try:
+        return _Session(connection)
+    except BaseException:
+        connection.close(timeout=1.0)
+        raise
 
 
 @define(eq=False)
@@ -252,11 +261,15 @@ class _Session:
 
     def _await(self, pending: _Pending, tag: int, deadline: float) -> None:
         try:
-            pending.confirmed.get(timeout=max(0.0, deadline - time.monotonic()))
-        except gevent.Timeout:
-            blocked = self.connection.blocked
-            why = f"the broker blocks publishing: {blocked}" if blocked else "no confirm in time"
-            raise ConfirmTimeout(f"{why}; the message may or may not be stored") from None
+            # Not get(timeout): its Timeout could not be told from one that a handler has set.
+            pending.confirmed.wait(max(0.0, deadline - time.monotonic()))
+            if not pending.confirmed.ready():
+                blocked = self.connection.blocked
+                why = (
+                    f"the broker blocks publishing: {blocked}" if blocked else "no confirm in time"
+                )
+                raise ConfirmTimeout(f"{why}; the message may or may not be stored")
+            pending.confirmed.get()
         finally:
             self._pending.pop(tag, None)
 

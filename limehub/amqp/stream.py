@@ -166,7 +166,7 @@ class Stream(AbstractStreamTransport):
         self._pending.clear()
         self._send(self._tls.encrypt(data) if self._tls else data)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | memoryview) -> None:
         if self._over:
             return
         try:
@@ -178,10 +178,10 @@ class Stream(AbstractStreamTransport):
             if self._pending:
                 self._loop.run_callback(self._guarded, self._encrypt_and_send)
             return
-        rest = data[sent:]  # _flushing stays true: later writes wait behind the rest
+        rest = memoryview(data)[sent:]  # _flushing stays true: later writes wait behind the rest
         self._writer.start(self._guarded, self._writable, rest)
 
-    def _writable(self, rest: bytes) -> None:
+    def _writable(self, rest: memoryview) -> None:
         self._writer.stop()
         self._send(rest)
 

@@ -62,6 +62,7 @@ class QueueConsumer:
     declared: bool = False
     bound: bool = False
     bindings_due: bool = True
+    binding_problem: str | None = None
     rebuilds: int = 0
     _channel: Channel | None = None
     _tag: str = ""
@@ -92,7 +93,7 @@ class QueueConsumer:
         """Why it is not ready, in words; None if it is."""
         if not self.is_consuming:
             return self.problem or "not consuming"
-        return None if self.bound else "bindings not checked yet"
+        return None if self.bound else self.binding_problem or "bindings not checked yet"
 
     def establish(self, connection: BrokerConnection) -> None:
         """Consume, declaring the queue first if need be. What goes wrong is noted, not raised.
@@ -124,6 +125,14 @@ class QueueConsumer:
         """Note that every binding stands."""
         self.bound = True
         self.bindings_due = False
+        self.binding_problem = None
+
+    def bindings_failed(self, error: BrokerError) -> None:
+        """Note that one cannot be made; it is tried again after a while."""
+        self.bound = False
+        if self.binding_problem != str(error):
+            self.binding_problem = str(error)
+            log.error("cannot bind", extra={"queue": self.queue, "cause": str(error)})
 
     def cancel(self) -> None:
         """End the consumer; its unsettled deliveries stay ours. What is gone already is fine."""
@@ -187,8 +196,9 @@ class QueueConsumer:
     def _consume(self, connection: BrokerConnection) -> None:
         if self._channel is None or not self._channel.is_open:
             self._channel = connection.open_channel()
-            self._channel.on_closed = self._on_closed
         self._subscribe(self._channel)
+        # Only now: a channel that closes before is an error of the call, told once.
+        self._channel.on_closed = self._on_closed
 
     def _subscribe(self, channel: Channel) -> None:
         self._tag = channel.consume(

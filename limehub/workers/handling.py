@@ -65,7 +65,17 @@ class BoundHandler:
 class Settlement:
     """The one right to settle a delivery, as the event and Lime's message hold it."""
 
-    __slots__ = ("asked", "delivery", "event", "group", "handler", "reason", "returned", "slot")
+    __slots__ = (
+        "asked",
+        "closed",
+        "delivery",
+        "event",
+        "group",
+        "handler",
+        "reason",
+        "returned",
+        "slot",
+    )
 
     def __init__(self, group: Settles, handler: BoundHandler, delivery: Delivery) -> None:
         self.group = group
@@ -74,6 +84,7 @@ class Settlement:
         self.asked = Asked.NOTHING
         self.reason = ""
         self.returned = False
+        self.closed = False
         self.event: Event | None = None
         self.slot = -1
 
@@ -97,7 +108,7 @@ class Settlement:
         self._ask(Asked.REQUEUE)
 
     def _ask(self, asked: Asked) -> None:
-        if self.settled:
+        if self.settled or self.closed:
             from limehub.errors import AlreadySettled
 
             raise AlreadySettled(f"{self.handler.name} settled its event already ({self.asked})")

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
-SEND_TIMEOUT = 10.0
+SEND_TIMEOUT = 3600.0
+SAY_AFTER = 5.0
 
 
 @frozen(kw_only=True)
@@ -83,6 +84,9 @@ class Mover:
 
     def _carry_out(self, move: _Move) -> bool:
         if not self._store(move):
+            if move.is_copy:
+                extra = {"queue": move.delivery.queue, "message_id": move.delivery.message_id}
+                log.error("a failure after the ack could not be kept", extra=extra)
             return False
         self.moved += 1
         if not move.is_copy:
@@ -93,11 +97,12 @@ class Mover:
         pause = FIRST_PAUSE
         while not self._stopped:
             if move.delivery.is_stale and not move.is_copy:
+                self.trouble.pop(move.target.name, None)
                 return False  # the broker has given it to somebody again
             try:
                 self._send(move)
             except BrokerError as error:
-                self._note(move.target.name, error)
+                self._note(move.target.name, str(error))
                 gevent.sleep(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
             else:
@@ -106,21 +111,26 @@ class Mover:
         return False
 
     def _send(self, move: _Move) -> None:
+        """Send and wait, also through a broker's alarm: a second try would be a second copy."""
+        waiting = gevent.spawn_later(SAY_AFTER, self._note_waiting, move.target.name)
         try:
-            self._publisher.send(move.message, timeout=SEND_TIMEOUT)
-        except Unroutable:
-            self._publisher.call(lambda connection: declare_queue(connection, move.target))
-            self._publisher.send(move.message, timeout=SEND_TIMEOUT)
+            try:
+                self._publisher.send(move.message, timeout=SEND_TIMEOUT)
+            except Unroutable:
+                self._publisher.call(lambda connection: declare_queue(connection, move.target))
+                self._publisher.send(move.message, timeout=SEND_TIMEOUT)
+        finally:
+            waiting.kill(block=False)
 
-    def _note(self, queue: str, error: BrokerError) -> None:
+    def _note_waiting(self, queue: str) -> None:
+        self._note(queue, f"no confirm yet; publisher: {self._publisher.state}")
+
+    def _note(self, queue: str, cause: str) -> None:
         if queue not in self.trouble:
-            log.error("cannot store in queue; keeping the original", extra=_context(queue, error))
-        self.trouble[queue] = str(error)
+            extra = {"queue": queue, "cause": cause}
+            log.error("cannot store in queue; keeping the original", extra=extra)
+        self.trouble[queue] = cause
 
     def _recovered(self, queue: str) -> None:
         if self.trouble.pop(queue, None) is not None:
             log.info("can store in queue again", extra={"queue": queue})
-
-
-def _context(queue: str, error: BrokerError) -> dict[str, str]:
-    return {"queue": queue, "cause": str(error)}

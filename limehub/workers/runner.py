@@ -12,6 +12,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,10 @@ class Runner:
     def connection_lost(self) -> None:
         """Forget what the broker gives out again; what runs finishes, its acks are stale."""
         self.schedule.drain()
+        for delivery, greenlet in list(self._waiting.items()):
+            greenlet.kill(block=False)
+            self.schedule.done(delivery)
+        self._waiting.clear()
         for settlement in self._open:
             settlement.handler.stats.open -= 1
         self._open.clear()
@@ -96,6 +101,9 @@ class Runner:
         application = plan.applications.get(delivery.exchange)
         if application is None:
             self._foreign(delivery, excluded=delivery.exchange in plan.excluded)
+            return
+        if delivery.damage is not None:
+            self._bury(delivery, plan.handler, "undecodable", delivery.damage)
             return
         key = identity_of(delivery)
         crashes = self._ledger.count_of(key)
@@ -127,10 +135,11 @@ class Runner:
                 settlement.ack()
             if handler.reads_body:
                 _ = event.body
-            handler.call(event, Message(event, settlement))
+            # A copy of the context: what one run sets does not show in the next one's.
+            copy_context().run(handler.call, event, Message(event, settlement))
         except BaseException as raised:  # border: whatever a handler raises is its failure
-            if self.killing and isinstance(raised, GreenletExit):
-                raise
+            if self.killing:  # our own kill, whatever the handler made of it
+                raise GreenletExit from raised
             error = _from_the_plugin(raised)
         finally:
             seconds = time.perf_counter() - started
@@ -157,6 +166,7 @@ class Runner:
             chance=random.random(),  # noqa: S311 - jitter
         )
         settlement.returned = True
+        settlement.closed = outcome.fate is not Fate.OPEN
         handler.stats.add(outcome.fate, seconds)
         if error is not None:
             self._report(settlement, event, outcome, error)
@@ -254,13 +264,13 @@ class Runner:
     def _crash(self, settlement: Settlement, error: BaseException | None, key: bytes) -> None:
         """Keep the delivery unacked until the end: given back now it would fell the next server."""
         self._ledger.crashed(key)
-        event = settlement.event
-        described = f"{settlement.handler.name} failed on {event!r}"
-        crash = HandlerCrash(
-            f"handler {described} of queue {settlement.delivery.queue}: "
-            f"{type(error).__name__}: {error}"
+        failure = self._failure(settlement, Outcome(Fate.CRASH), error)
+        self._on_crash(
+            HandlerCrash(
+                f"handler {settlement.handler.name} failed on {settlement.event!r} of queue "
+                f"{settlement.delivery.queue}: {failure.exception_type}: {failure.exception_text}"
+            )
         )
-        self._on_crash(crash)
 
     def internal_error(self, delivery: Delivery, error: Exception) -> None:
         """Put away an event on which limehub itself failed, so that it fells nothing else."""
@@ -292,7 +302,6 @@ class Runner:
         if self._crash_limit and crashes >= self._crash_limit:
             text = f"in flight in {crashes} crashes of the server"
             self._bury(delivery, handler, "crash-loop", text)
-            self._ledger.settled(identity_of(delivery))
             return False
         if "waited" not in delivery.__dict__:
             delivery.__dict__["waited"] = True
@@ -313,7 +322,14 @@ class Runner:
         handler.stats.add(Fate.DEAD_LETTER, 0.0)
         extra = {"handler": handler.name, "queue": delivery.queue, "reason": reason}
         log.error("dead-lettered without running", extra=extra)
-        self._move(delivery, lambda: self._mover.dead_letter(delivery, failure, handler.dlq))
+
+        def bury() -> bool:
+            stored = self._mover.dead_letter(delivery, failure, handler.dlq)
+            if stored:
+                self._ledger.settled(identity_of(delivery))
+            return stored
+
+        self._move(delivery, bury)
         self._done(delivery)
 
     def _drop(self, delivery: Delivery) -> None:

@@ -18,7 +18,7 @@ from gevent.event import Event as Signal
 
 from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.topology import bind_all, declare_queue, dlq_spec, ensure_exchange
-from limehub.errors import BrokerError, TopologyMismatch
+from limehub.errors import BrokerError, ConfigError, TopologyMismatch
 from limehub.workers.consumer import QueueConsumer
 from limehub.workers.parallel import side_by_side
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 CHECK_EVERY = 1.0
 EXCHANGES_EVERY = 30.0
+BIND_AGAIN = 5.0
+SPARE_CHANNELS = 16
 
 
 @frozen(kw_only=True)
@@ -59,11 +61,13 @@ class Session:
         self._wake = wake
         self._ended = False
         self._exchanges_checked_at = time.monotonic()
+        self._bind_again_at = 0.0
         self._background: Greenlet[..., Any] | None = None
         connection.on_lost.append(lambda _error: wake.set())
 
     def run(self) -> None:
-        """Serve. Raises TopologyMismatch if strict."""
+        """Serve. Raises TopologyMismatch if strict, ConfigError for more queues than channels."""
+        self._refuse_too_many()
         for consumer in self._consumers:
             consumer.forget()
         if any(not consumer.declared for consumer in self._consumers):
@@ -78,6 +82,16 @@ class Session:
         """Start nothing new; the connection stays open for those who still need it."""
         self._ended = True
         self._wake.set()
+
+    def _refuse_too_many(self) -> None:
+        """Each queue has its own channel, so that one's error gives back only its deliveries."""
+        room = self.connection.channel_max - SPARE_CHANNELS
+        if len(self._consumers) > room:
+            raise ConfigError(
+                f"{self.connection.name} has {len(self._consumers)} queues, the broker allows "
+                f"{self.connection.channel_max} channels a connection: make more worker groups, "
+                "or raise channel_max in rabbitmq.conf"
+            )
 
     def _prepare(self) -> None:
         """Exchanges and dead letter queues stand before the first event can fail."""
@@ -115,21 +129,36 @@ class Session:
             return
         unbound = [c for c in self._consumers if c.is_consuming and c.bindings_due]
         now = time.monotonic()
-        if unbound:
+        if unbound and now >= self._bind_again_at:
             self._background = gevent.spawn(self._bind, unbound)
         elif now - self._exchanges_checked_at > EXCHANGES_EVERY:
             self._exchanges_checked_at = now
             self._background = gevent.spawn(self._check_exchanges)
 
     def _bind(self, consumers: Collection[QueueConsumer]) -> None:
+        """Bind all in one go; if that fails, each by itself, so that one spoils no other."""
         try:
             bind_all(self.connection, (each for c in consumers for each in c.plan.bindings))
+        except BrokerError:
+            self._check_exchanges()  # a missing one is the usual reason
+            for consumer in consumers:
+                self._bind_one(consumer)
+            self._bind_again_at = time.monotonic() + BIND_AGAIN
+        else:
+            for consumer in consumers:
+                consumer.bindings_checked()
+        try:
             self._unbind(consumers)
-        except BrokerError as error:  # a missing exchange is the usual reason
-            self._judge([error], "cannot bind")
-            self._check_exchanges()
-            return
-        for consumer in consumers:
+        except BrokerError as error:
+            self._judge([error], "cannot take bindings away")
+
+    def _bind_one(self, consumer: QueueConsumer) -> None:
+        try:
+            bind_all(self.connection, consumer.plan.bindings)
+        except BrokerError as error:
+            if self.connection.is_open:
+                consumer.bindings_failed(error)
+        else:
             consumer.bindings_checked()
 
     def _unbind(self, consumers: Collection[QueueConsumer]) -> None:

@@ -83,7 +83,7 @@ def test_a_channel_closed_by_the_broker_costs_only_its_own_queue(
             handles(handler("hit"), "t.#", "hit"), handles(handler("kept"), "t.#", "kept")
         )
     }
-    hub = serve(plugins)
+    hub = serve(plugins, "[event_handler.workers.default]\nconcurrency = 4\n")
     hub.publish("t.a", {})
     wait_until(lambda: runs == {"hit first": 1, "kept first": 1})
     assert vhost.close_channels(queue_of("hit")) == 1
@@ -135,6 +135,21 @@ def test_a_queue_deleted_under_its_consumer_is_declared_bound_and_consumed_again
     hub.publish("u.v", {"n": 1})
     wait_until(lambda: seen == [{"n": 1}])
     assert reconnects(hub) == [0]
+
+
+def test_a_deleted_queue_is_reported_once_however_often_its_prefetch_has_changed(
+    serve: Serve, vhost: Vhost, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = serve({APP: handles(print)})
+    for prefetch in (2, 3, 4):
+        hub.server.groups[0].change_prefetch(lambda _plan, number=prefetch: number)
+    vhost.delete_queue(QUEUE)
+    wait_until(lambda: consumer_of(hub, QUEUE)["rebuilds"])
+    ready_again(hub)
+    told = [r for r in caplog.records if r.name == "limehub.workers.consumer"]
+    assert [record.getMessage() for record in told] == ["consumer cancelled by the broker"]
+    assert consumer_of(hub, QUEUE)["rebuilds"] == 1
+    assert consumer_of(hub, QUEUE)["prefetch"] == 4
 
 
 def test_a_deleted_exchange_and_queue_come_back_together(serve: Serve, vhost: Vhost) -> None:

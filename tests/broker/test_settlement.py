@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -225,7 +227,7 @@ def test_message_requeue_comes_back_at_once_and_then_slower(start: Start, vhost:
     hub = start(handler, toml="")
     hub.publish("t.a", {})
     assert settled(hub, vhost, in_dlq=0) == {"requeue": 3, "ack": 1}
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert gaps[0] < 0.5 <= 0.9 <= gaps[1]
     assert gaps[2] > gaps[1]
 
@@ -389,3 +391,69 @@ def test_two_equal_events_without_an_id_are_two_runs(
     assert settled(hub, vhost, in_dlq=0) == {"ack": 2}
     assert [event.id for event in seen] == [None, None]
     assert seen[0].fingerprint == seen[1].fingerprint
+
+
+class RawProperties(pika.BasicProperties):
+    """Properties as bytes on the wire that pika itself would never write."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__()
+        self.raw = raw
+
+    def encode(self) -> list[bytes]:
+        return [self.raw]
+
+
+def _headers(table: bytes) -> bytes:
+    return struct.pack(">HI", 1 << 13, len(table)) + table
+
+
+def _nested(depth: int) -> bytes:
+    table = b""
+    for _ in range(depth):
+        table = b"\x01nF" + struct.pack(">I", len(table)) + table
+    return table
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        _headers(b"\x01tT" + struct.pack(">Q", 1_763_720_000_000)),
+        _headers(_nested(3000)),
+    ],
+    ids=["timestamp-in-milliseconds", "nested-3000-deep"],
+)
+def test_properties_that_cannot_be_read_cost_their_message_and_not_the_connection(
+    start: Start, vhost: Vhost, amqp: BlockingChannel, raw: bytes
+) -> None:
+    seen: list[Any] = []
+    hub = start(seen.append)
+    amqp.basic_publish("lime.default", "t.a", b'{"id": 1}', RawProperties(raw), mandatory=True)
+    hub.publish("t.a", {"id": 2})
+    assert settled(hub, vhost, in_dlq=1) == {"dead-letter": 1, "ack": 1}
+    assert seen == [{"id": 2}]
+    assert hub.server.groups[0].reconnects == 0
+    properties, body = dead_letter(amqp)
+    assert body == b'{"id": 1}'
+    assert properties.headers["x-limehub-reason"] == "undecodable"
+    assert properties.headers["x-limehub-original-properties"] == raw
+
+
+def test_a_handlers_own_timeout_around_a_publish_disturbs_nobody(
+    start: Start, vhost: Vhost
+) -> None:
+    caught: list[str] = []
+
+    def handler(event: Event, publisher: Any) -> None:
+        try:
+            with gevent.Timeout(0.000001):
+                for _ in range(100):
+                    publisher.publish("nobody", {}, mandatory=False)
+        except gevent.Timeout:
+            caught.append("timeout")
+        publisher.publish("nobody", {}, mandatory=False)
+
+    hub = start(handler)
+    hub.publish("t.a", {})
+    assert settled(hub, vhost, in_dlq=0) == {"ack": 1}
+    assert caught == ["timeout"]

@@ -20,8 +20,8 @@ __all__ = ["APP", "Probe"]
 APP = "solution-probe"
 
 # Appends with O_APPEND, so runs of several processes do not mix, and kill -9 loses no line.
-SOURCE = '''
-import ctypes, json, os, time
+SOURCE = """
+import ctypes, json, logging, os, time
 from limehub import Discard, Reject, Retry
 
 FOLDER = {folder!r}
@@ -58,6 +58,9 @@ def act(event, body, publisher):
     elif do == "raise": raise ValueError(value)
     elif do == "fail": fail(event, value)
     elif do == "retry": raise Retry(value)
+    elif do == "retry-once":
+        if event.attempt == 1:
+            raise Retry(value)
     elif do == "publish-later":
         wait_for("release")
         note(body, "publishing")
@@ -79,6 +82,7 @@ def fail(event, value):
 
 def handle(event, body, publisher):
     note(body, "start", event)
+    logging.getLogger("probe").debug("runs %s", body["n"])
     act(event, body, publisher)
     note(body, "end")
 
@@ -88,7 +92,7 @@ def other(event, body, publisher):
 def register_event_handlers(worker, config):
     worker.register_event_handler(handle, "t.handle", {options})
     worker.register_event_handler(other, "t.other", {options})
-'''
+"""
 
 
 @frozen(kw_only=True)
@@ -183,17 +187,20 @@ class Probe:
             f"{short} to hold {ready} ready and {unacked} unacked; depths {self.depths()}",
         )
 
-    def dead_letters(self) -> list[dict[str, Any]]:
-        """Take all out of the dead letter queue: `n`, `reason`, `headers`."""
+    def take(self, queue: str) -> list[dict[str, Any]]:
+        """Take all out of *queue*: each event with its `headers`."""
         connection = self.vhost.connect()
         channel = connection.channel()
         found = []
-        while (got := channel.basic_get(self.dlq, auto_ack=True))[0] is not None:
-            headers = dict(got[1].headers or {})
-            body = json.loads(got[2])
-            found.append({"n": body["n"], "reason": headers["x-limehub-reason"], "headers": headers})
+        while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            found.append(json.loads(got[2]) | {"headers": dict(got[1].headers or {})})
         connection.close()
         return found
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """Take all out of the dead letter queue: as `take`, with the `reason`."""
+        taken = self.take(self.dlq)
+        return [event | {"reason": event["headers"]["x-limehub-reason"]} for event in taken]
 
     @property
     def state_folder(self) -> Path:

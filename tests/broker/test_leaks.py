@@ -1,0 +1,89 @@
+"""Five hundred reconnects leave nothing behind: no descriptor, thread, greenlet or memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from attrs import frozen
+from greenlet import greenlet
+
+from tests.support.hub import Hub
+from tests.support.proxy import Proxy
+from tests.support.serving import handles, publish_all
+from tests.support.waiting import wait_until
+
+Serve = Callable[..., Hub]
+
+MIB = 1024 * 1024
+TWO_GROUPS = '[event_handler.workers.one]\nqueue_prefix = "app-one"\n'
+
+
+@frozen(kw_only=True)
+class Held:
+    """What this process holds. *memory*: resident bytes."""
+
+    descriptors: int
+    threads: int
+    greenlets: int
+    memory: int
+
+    @classmethod
+    def now(cls) -> Held:
+        gc.collect()
+        living = sum(isinstance(each, greenlet) and not each.dead for each in gc.get_objects())
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(
+            descriptors=len(os.listdir("/proc/self/fd")),
+            threads=len(os.listdir("/proc/self/task")),
+            greenlets=living,
+            memory=pages * os.sysconf("SC_PAGE_SIZE"),
+        )
+
+
+def reconnect(hub: Hub, proxy: Proxy, times: int) -> None:
+    """Lose the connections of both groups *times* times, each time from ready to ready."""
+    groups = hub.server.groups
+    for _ in range(times):
+        before = [group.reconnects for group in groups]
+        proxy.reset()
+        wait_until(
+            lambda b=before: all(g.reconnects > n for g, n in zip(groups, b, strict=True)),
+            interval=0.002,
+        )
+        wait_until(lambda: not hub.server.missing(), interval=0.002)
+
+
+def at_rest(hub: Hub, proxy: Proxy) -> Held:
+    """Count when the proxy has ended the links of lost connections."""
+    publish_all(hub.publisher, "t.a", range(20))
+    wait_until(lambda: proxy.open == 2)
+    gevent.sleep(0)
+    return Held.now()
+
+
+@pytest.mark.timeout(240)
+def test_five_hundred_reconnects_leave_nothing_behind(
+    serve: Serve, proxy: Proxy, caplog: pytest.LogCaptureFixture, soak: bool
+) -> None:
+    caplog.set_level(logging.CRITICAL, "")  # pytest would keep every line that is logged
+    seen: list[Any] = []
+    plugins = {"app-one": handles(seen.append), "app-two": handles(seen.append)}
+    hub = serve(plugins, TWO_GROUPS, url=proxy.url)
+
+    reconnect(hub, proxy, 50)
+    before = at_rest(hub, proxy)
+    reconnect(hub, proxy, 5000 if soak else 450)
+    after = at_rest(hub, proxy)
+    print(f"before {before}\nafter  {after}")
+    wait_until(lambda: len(seen) == 80, message="events to arrive before and after")
+    assert after.descriptors == before.descriptors
+    assert after.threads == before.threads
+    assert after.greenlets <= before.greenlets + 2
+    assert after.memory - before.memory < 5 * MIB
