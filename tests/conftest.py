@@ -42,8 +42,14 @@ def soak() -> bool:
 
 @pytest.fixture(scope="session")
 def rabbit_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
-    """The suite's shared node. It must stay up: use `killable_node` to hurt one."""
-    yield from _running(RabbitNode(tmp_path_factory.mktemp("rabbit"), plugins=PLUGINS))
+    """The suite's shared node. It must stay up: use `killable_node` to hurt one.
+
+    With LIMEHUB_TEST_ON=rabbitmq4 it is RabbitMQ 4, so that every broker test runs on both.
+    """
+    if os.environ.get("LIMEHUB_TEST_ON") == "rabbitmq4":
+        yield from _running(_four("limehub-tests-shared"))
+    else:
+        yield from _running(RabbitNode(tmp_path_factory.mktemp("rabbit"), plugins=PLUGINS))
 
 
 @pytest.fixture
@@ -90,10 +96,7 @@ def proxy(vhost: Vhost) -> Iterator[Proxy]:
 @pytest.fixture(scope="session")
 def rabbitmq4_node() -> Iterator[RabbitNode]:
     """A RabbitMQ 4 node; for tests marked `rabbitmq4`."""
-    root = Path(os.environ[ROOT_VARIABLE])
-    folder = root / "tmp" / "limehub-tests"
-    shutil.rmtree(folder, ignore_errors=True)
-    yield from _running(RabbitNode(folder, plugins=PLUGINS, root=root))
+    yield from _running(_four("limehub-tests"))
 
 
 @pytest.fixture
@@ -101,6 +104,13 @@ def rabbitmq4_vhost(rabbitmq4_node: RabbitNode) -> Iterator[Vhost]:
     """A vhost of the RabbitMQ 4 node, for this test only."""
     with Vhost.create(rabbitmq4_node) as vhost:
         yield vhost
+
+
+def _four(name: str) -> RabbitNode:
+    root = Path(os.environ[ROOT_VARIABLE])
+    folder = root / "tmp" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    return RabbitNode(folder, plugins=PLUGINS, root=root)
 
 
 def _running(node: RabbitNode) -> Iterator[RabbitNode]:

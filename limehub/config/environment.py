@@ -22,7 +22,9 @@ from limehub.config.schema import FREE, bare, key_types, keys_of, value_type
 
 __all__ = ["NOT_SETTINGS", "from_environment"]
 
-NOT_SETTINGS = frozenset(["LIMEHUB_CONFIG", "LIMEHUB_RABBITMQ4_ROOT", "LIMEHUB_SOAK"])
+NOT_SETTINGS = frozenset(
+    ["LIMEHUB_CONFIG", "LIMEHUB_RABBITMQ4_ROOT", "LIMEHUB_SOAK", "LIMEHUB_TEST_ON"]
+)
 """Variables that are no keys: the path of limehub.toml, and two switches of the test suite."""
 
 _PREFIX = "LIMEHUB_"

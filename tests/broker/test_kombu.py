@@ -175,3 +175,24 @@ def test_rabbitmq_4_would_drop_it_from_a_quorum_queue_of_its_own_defaults(
         wait_until(lambda: rabbitmq4_vhost.queues()["default"]["unacked"] == 0)
     connection.close()
     assert returned == 21
+
+
+def test_dbg(serve: Serve, vhost: Vhost) -> None:
+    runs: list[bool] = []
+    release = Signal()
+
+    def handler(event: Event) -> None:
+        runs.append(event.redelivered)
+        release.wait(15)
+
+    hub = serve({APP: handles(handler)}, QUORUM)
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: runs)
+    print(vhost.close_channels(QUEUE))
+    import gevent
+    for _ in range(10):
+        gevent.sleep(0.5)
+        print(runs, vhost.queues()[QUEUE], hub.server.missing())
+        print(hub.server.groups[0].status())
+    release.set()
+    raise 1

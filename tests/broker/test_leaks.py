@@ -40,8 +40,8 @@ class Held:
         living = sum(isinstance(each, greenlet) and not each.dead for each in gc.get_objects())
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return cls(
-            descriptors=len(os.listdir("/proc/self/fd")),
-            threads=len(os.listdir("/proc/self/task")),
+            descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            threads=sum(1 for _ in Path("/proc/self/task").iterdir()),
             greenlets=living,
             memory=pages * os.sysconf("SC_PAGE_SIZE"),
         )
@@ -63,7 +63,7 @@ def reconnect(hub: Hub, proxy: Proxy, times: int) -> None:
 def at_rest(hub: Hub, proxy: Proxy) -> Held:
     """Count when the proxy has ended the links of lost connections."""
     publish_all(hub.publisher, "t.a", range(20))
-    wait_until(lambda: proxy.open == 2)
+    wait_until(lambda: proxy.open == 3)
     gevent.sleep(0)
     return Held.now()
 

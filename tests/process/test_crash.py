@@ -164,16 +164,15 @@ def test_innocents_that_are_always_beside_the_poison_are_handled(
 
 def test_a_crash_limit_of_0_never_gives_up(workplace: Workplace, vhost: Vhost) -> None:
     probe = install(workplace, vhost, "crash_limit = 0")
-    for times in (1, 2, 3, 4):
+    for times in (1, 2, 3):
         process = workplace.serve()
         if times == 1:
             probe.publish([{"n": 1, "do": "raise", "value": "poison"}])
         ends(process, HANDLER_CRASH)
         assert probe.started[1] == times
-    first, second, third = pauses(probe, 1)
+    first, second = pauses(probe, 1)
     assert first >= 1
     assert second >= 2
-    assert third >= 4
     probe.wait_depth(ready=1)
     assert probe.depths()["dlq"] == (0, 0)
 
