@@ -37,6 +37,7 @@ __all__ = ["ServeOptions", "Server"]
 
 log = logging.getLogger(__name__)
 
+SHOWN_CAUSES = 5
 HOOK_PATIENCE = 5.0
 PATIENCE = 15.0
 """Seconds beyond the grace time after which a hub that never turns again is left."""
@@ -77,7 +78,6 @@ class Server:
         self._config_file = loaded.path
         self._running = loaded.config
         self._ending = _Ending()
-        self._ready_said = False
         settings = connection_settings(self.config)
         self.publisher = self._publisher(settings, "limehub publisher")
         self._dead_letter_publisher = self._publisher(settings, "limehub dead letters")
@@ -100,13 +100,12 @@ class Server:
         signals = Signals(self._on_signal, self._reload, patience=grace + PATIENCE)
         signals.install()
         try:
-            self.start()
+            try:
+                self.start()
+            except LimehubError as error:
+                self.request_stop(error)
             self._wait()
             return self.shut_down()
-        except LimehubError as error:
-            log.error("cannot start", extra={"cause": str(error)})
-            self.shut_down()
-            return error.exit_code
         finally:
             signals.uninstall()
 
@@ -125,12 +124,21 @@ class Server:
         self.registry.call_started(self)
 
     def _wait(self) -> None:
-        while not self._ending.requested.wait(0.5 if self._ready_said else 0.05):
+        """Watch over readiness until the end: what is lost and regained is in the log."""
+        before: tuple[str, ...] | None = None
+        while not self._ending.requested.wait(0.05 if before is None else 0.5):
             missing = tuple(self.missing())
             self.site.note(missing)
-            if not missing and not self._ready_said:
-                self._ready_said = True
-                log.info("ready", extra=self._ready_line())
+            if before is None:
+                if not missing:
+                    log.info("ready", extra=self._ready_line())
+                    before = missing
+            elif bool(missing) != bool(before):
+                if missing:
+                    log.warning("not ready", extra={"missing": list(missing[:SHOWN_CAUSES])})
+                else:
+                    log.info("ready again")
+                before = missing
 
     def shut_down(self) -> int:
         """Stop in order. Returns the exit code."""
@@ -239,7 +247,8 @@ class Server:
         for name in self.options.workers:
             if name not in names:
                 raise ConfigError(
-                    f"--worker {name}: no such group has queues{suggestion(name, names)}"
+                    f"--worker {name}: no such group has queues{suggestion(name, names)}; "
+                    f"there are {', '.join(names) or 'none'}"
                 )
         self._warn_of_idle_groups(names)
         return [self._group(name) for name in self.options.workers or names]

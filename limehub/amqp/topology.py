@@ -30,6 +30,10 @@ __all__ = [
 RETRY_STEPS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
 """Seconds of the retry queues; a delay is rounded up to the next."""
 
+UNREACHED = 1_000_000_000
+"""The delivery limit of quorum queues on brokers older than RabbitMQ 4, where -1 is no "none" but
+drops an event the first time that it is given back (measured on 3.10.8)."""
+
 _LOSES_MESSAGES = ("x-message-ttl", "x-max-length", "x-max-length-bytes", "x-expires")
 # "inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received none but current is the
 # value '60000' of type 'signedint'"
@@ -55,9 +59,16 @@ class Mismatch:
     def loses_messages(self) -> bool:
         """Whether such a queue drops events by itself."""
         if self.argument == "x-delivery-limit":
-            return self.actual is None or self.actual >= 0
+            return self._limits_deliveries
         transient = self.argument in ("durable", "auto_delete")
         return transient or (self.argument in _LOSES_MESSAGES and self.actual is not None)
+
+    @property
+    def _limits_deliveries(self) -> bool:
+        """No limit is none before RabbitMQ 4 and 20 since; below zero is none only since."""
+        if self.actual is None or self.actual < 0:
+            return (self.wanted == UNREACHED) is (self.actual is not None)
+        return bool(self.actual < UNREACHED)
 
     def __str__(self) -> str:
         return (
@@ -114,7 +125,8 @@ def declare_queue(connection: BrokerConnection, spec: QueueSpec) -> tuple[Mismat
 
     RabbitMQ names one differing argument a time: it is taken over and the next try names the next.
     """
-    arguments: dict[str, Any] = dict(spec.arguments)
+    version = connection.server_version
+    arguments = _as_known_to(version, spec.arguments)
     found: list[Mismatch] = []
     for _ in range(16):
         channel = connection.open_channel()
@@ -129,7 +141,7 @@ def declare_queue(connection: BrokerConnection, spec: QueueSpec) -> tuple[Mismat
             found.append(mismatch)
             if not mismatch.argument.startswith("x-"):
                 return _passively(connection, spec, found, error)
-            _take_over(arguments, mismatch)
+            arguments = _as_known_to(version, _taken_over(arguments, mismatch))
         else:
             return tuple(found)
         finally:
@@ -182,9 +194,8 @@ def _mismatch_of(error: ChannelClosed, queue: str, arguments: Mapping[str, Any])
     if error.code != 406 or match is None:
         return None
     name = match["name"]
-    actual = (
-        None if match["none"] else _typed_value(match["value"] or match["plain"], match["type"])
-    )
+    text = match["plain"] if match["value"] is None else match["value"]  # either may be empty
+    actual = None if match["none"] else _typed_value(text, match["type"])
     wanted = arguments.get(name) if name.startswith("x-") else match["wanted"].strip("'")
     return Mismatch(queue=queue, argument=name, actual=actual, wanted=wanted)
 
@@ -209,14 +220,19 @@ def _typed_value(text: str | None, kind: str | None) -> Any:
     return text
 
 
-def _take_over(arguments: dict[str, Any], mismatch: Mismatch) -> None:
-    if mismatch.actual is None:
-        arguments.pop(mismatch.argument, None)
-    else:
-        arguments[mismatch.argument] = mismatch.actual
+def _taken_over(arguments: Mapping[str, Any], mismatch: Mismatch) -> dict[str, Any]:
+    taken = {**arguments, mismatch.argument: mismatch.actual}
     if mismatch.argument == "x-queue-type":  # what goes with the type that it really has
-        arguments.pop("x-delivery-limit", None)
-        arguments |= _typed(str(mismatch.actual))
+        taken |= {"x-delivery-limit": None} | _typed(str(mismatch.actual))
+    return {name: value for name, value in taken.items() if value is not None}
+
+
+def _as_known_to(version: tuple[int, ...], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *arguments* as a broker of *version* understands them."""
+    known = dict(arguments)
+    if version < (4,) and known.get("x-delivery-limit") == -1:
+        known["x-delivery-limit"] = UNREACHED
+    return known
 
 
 def _passively(

@@ -13,7 +13,7 @@ from limehub.cli.placement import Placement
 from limehub.config import QUEUE_NAMESPACE, Config
 from limehub.plugins.retry_policy import RetryPolicy
 from limehub.routing_keys import matches
-from limehub.workers.runner import WAIT_HERE
+from limehub.workers.fates import WAIT_HERE
 
 __all__ = [
     "FailureStory",

@@ -194,11 +194,12 @@ class QueueConsumer:
         self.declared = True
 
     def _consume(self, connection: BrokerConnection) -> None:
-        if self._channel is None or not self._channel.is_open:
-            self._channel = connection.open_channel()
-        self._subscribe(self._channel)
-        # Only now: a channel that closes before is an error of the call, told once.
-        self._channel.on_closed = self._on_closed
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            channel = self._channel = connection.open_channel()
+        channel.on_closed = None  # until it consumes its end is an error of the call, told once
+        self._subscribe(channel)
+        channel.on_closed = self._on_closed
 
     def _subscribe(self, channel: Channel) -> None:
         self._tag = channel.consume(
@@ -237,6 +238,7 @@ class QueueConsumer:
 
 def _context(mismatch: Mismatch) -> dict[str, Any]:
     return {
+        "cause": str(mismatch),
         "queue": mismatch.queue,
         "argument": mismatch.argument,
         "actual": mismatch.actual,

@@ -72,7 +72,7 @@ class CrashLedger:
         self._descriptor = -1
         self._free: list[int] = []
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._locked():  # our journal too: a neighbour must not see it before its lock
                 self._collect(folder)
                 self._open_journal()

@@ -96,23 +96,24 @@ class WorkerGroup:
             self._session.end()
         self._pool.close()
         self._ask_all(QueueConsumer.cancel, "cancel was not confirmed")
-        return self.runner.give_back()
+        return self.runner.fates.give_back()
 
     def drain(self, deadline: float) -> int:
         """Let running handlers finish until *deadline* (monotonic). Returns how many it killed."""
         self._pool.join(max(0.0, deadline - time.monotonic()))
-        self.runner.join_moves(max(0.0, deadline - time.monotonic()))
+        self.runner.fates.join_moves(max(0.0, deadline - time.monotonic()))
         self.runner.killing = True
         return self._pool.kill()
 
     def close(self) -> None:
         """Flush acks by a round trip, close the connection; what is unsettled goes back."""
-        self.runner.stop()
+        self.runner.fates.stop()
         connection = self._connection
         if connection is not None and connection.is_open:
             self._ask_all(QueueConsumer.flush, "acks may not have arrived")
             connection.close(STOP_PATIENCE)
-        self._supervisor.join(timeout=STOP_PATIENCE)
+        if self._supervisor.started:
+            self._supervisor.join(timeout=STOP_PATIENCE)
         self._supervisor.kill()
 
     def _ask_all(self, step: Callable[[QueueConsumer], None], complaint: str) -> None:
@@ -211,7 +212,7 @@ class WorkerGroup:
         connection, self._session = self._connection, None
         if connection is not None and connection.is_open:
             connection.close(STOP_PATIENCE)
-        self.runner.connection_lost()
+        self.runner.fates.connection_lost()
         for consumer in self._consumers.values():
             consumer.bindings_due = True
 

@@ -107,8 +107,9 @@ class Site:
             ids.append(f"id-{number:06}")
             headers = {**template.headers, "x-limehub-id": ids[-1]}
             self.publish(evolve(template, body=body, headers=headers))
-        self.take_away(QUEUE)
+        # Before its channel closes: a quorum queue's unconfirmed messages would go with that.
         wait_until(lambda: self.ready(DLQ) >= count, message="the dead letters")
+        self.take_away(QUEUE)
         return ids
 
     def take_away(self, queue: str) -> None:

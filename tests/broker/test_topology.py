@@ -70,9 +70,15 @@ def test_a_fresh_broker_gets_exchanges_queues_and_bindings_by_their_names(
     )
 
 
+def delivery_limit(hub: Hub) -> int:
+    """What says "no limit" to this broker: RabbitMQ 3 drops at the first return when told -1."""
+    broker = hub.server.groups[0].status()["broker"]
+    return -1 if int(broker.split()[1].split(".")[0]) >= 4 else 1_000_000_000
+
+
 def test_quorum_queues_never_count_how_often_an_event_came_back(serve: Serve, vhost: Vhost) -> None:
-    serve({APP: handles(nothing)}, '[event_handler]\nqueue_type = "quorum"\n')
-    wanted = {"x-queue-type": "quorum", "x-delivery-limit": -1}
+    hub = serve({APP: handles(nothing)}, '[event_handler]\nqueue_type = "quorum"\n')
+    wanted = {"x-queue-type": "quorum", "x-delivery-limit": delivery_limit(hub)}
     assert {name: row["arguments"] for name, row in vhost.queues().items()} == {
         QUEUE: wanted,
         DLQ: wanted,
@@ -207,12 +213,19 @@ def test_another_queue_type_than_the_configured_one_is_only_worth_a_warning(
     ]
 
 
-def test_a_quorum_queue_that_others_made_without_a_limit_of_their_own_is_not_ready(
-    serve: Serve, amqp: BlockingChannel
+@pytest.mark.parametrize("limit", [None, -1], ids=["none", "below-zero"])
+def test_a_quorum_queue_of_others_is_judged_by_what_its_limit_means_to_this_broker(
+    serve: Serve, amqp: BlockingChannel, limit: int | None
 ) -> None:
-    amqp.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+    """No limit is none on RabbitMQ 3 and 20 on 4; -1 drops at the first return and is none."""
+    given = {} if limit is None else {"x-delivery-limit": limit}
+    amqp.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum", **given})
     hub = serve({APP: handles(nothing)}, ready=False)
-    wait_until(lambda: [m for m in hub.server.missing() if "x-delivery-limit=nothing" in m])
+    wait_until(lambda: hub.server.status()["groups"][0]["queues"][0]["mismatches"])
+    if (limit is None) is (delivery_limit(hub) == -1):
+        wait_until(lambda: [m for m in hub.server.missing() if "x-delivery-limit=" in m])
+    else:
+        wait_until(lambda: not hub.server.missing())
 
 
 @pytest.mark.parametrize("name", [QUEUE, DLQ], ids=["handler-queue", "dead-letter-queue"])
@@ -261,3 +274,16 @@ def test_with_a_queue_per_application_an_import_of_one_delays_no_other(
     last = max(number for number, tenant in enumerate(runs) if tenant == "small")
     assert last < 40, f"ten events of the small tenant took {last} runs"
     wait_until(lambda: len(runs) == 1010, 30)
+
+
+def test_an_empty_dead_letter_exchange_does_not_hide_a_length_limit(
+    serve: Serve, vhost: Vhost, amqp: BlockingChannel
+) -> None:
+    arguments = {
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "elsewhere",
+        "x-max-length": 5,
+    }
+    amqp.queue_declare(QUEUE, durable=True, arguments=arguments)
+    hub = serve({APP: handles(lambda body: None)}, ready=False)
+    wait_until(lambda: any("x-max-length" in cause for cause in hub.server.missing()))

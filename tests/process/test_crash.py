@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections import Counter
 from itertools import pairwise
@@ -173,6 +174,11 @@ def test_a_crash_limit_of_0_never_gives_up(workplace: Workplace, vhost: Vhost) -
     first, second = pauses(probe, 1)
     assert first >= 1
     assert second >= 2
+    # The default limit would give up now; here it waits on, and a stop need not wait for it.
+    process = workplace.serve()
+    record = json.loads(process.wait_for_line("event was in flight in a crash"))
+    assert (record["limehub.crashes"], record["limehub.delay"]) == (3, 4)
+    assert process.stop() == 0
     probe.wait_depth(ready=1)
     assert probe.depths()["dlq"] == (0, 0)
 

@@ -146,10 +146,14 @@ class Probe:
     @property
     def runs(self) -> list[dict[str, Any]]:
         """Each line: `n`, `what` (start, end), `pid`, `at` (monotonic seconds)."""
-        file = self.workplace.folder / "runs.jsonl"
-        if not file.exists():
+        if not self.file.exists():
             return []
-        return [json.loads(line) for line in file.read_text().splitlines()]
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
+
+    @property
+    def file(self) -> Path:
+        """Where the runs are written down."""
+        return self.workplace.folder / "runs.jsonl"
 
     def count(self, what: str, pid: int | None = None) -> Counter[int]:
         """How often each event did *what*, in the process *pid* or in all."""
