@@ -250,6 +250,10 @@ class Server:
                     f"--worker {name}: no such group has queues{suggestion(name, names)}; "
                     f"there are {', '.join(names) or 'none'}"
                 )
+        if not names:
+            self.warnings += (
+                "no handlers: install a package that registers some; see `limehub plugins`",
+            )
         self._warn_of_idle_groups(names)
         return [self._group(name) for name in self.options.workers or names]
 

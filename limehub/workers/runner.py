@@ -160,6 +160,8 @@ class Runner:
         handler.stats.add(outcome.fate, seconds)
         if error is not None:
             _report(handler, event, outcome, error)
+        elif log.isEnabledFor(logging.DEBUG):
+            log.debug("handled", extra=_context(handler, event, outcome) | {"seconds": seconds})
         if outcome.fate is not Fate.CRASH and not outcome.then_crash:
             self._ledger.settled(key)
         self.fates.carry_out(settlement, outcome, error, key)
@@ -211,17 +213,21 @@ def _report(handler: BoundHandler, event: Event, outcome: Outcome, error: BaseEx
     log.log(
         logging.INFO if expected else level,
         "event discarded" if expected else "handler failed",
-        extra={
-            "handler": handler.name,
-            "outcome": str(outcome.fate),
-            "reason": outcome.reason,
-            "routing_key": event.routing_key,
-            "application": event.application,
-            "message_id": event.id,
-            "attempt": event.attempt,
-        },
+        extra=_context(handler, event, outcome),
         exc_info=None if expected else error,
     )
+
+
+def _context(handler: BoundHandler, event: Event, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "handler": handler.name,
+        "outcome": str(outcome.fate),
+        "reason": outcome.reason,
+        "routing_key": event.routing_key,
+        "application": event.application,
+        "message_id": event.id,
+        "attempt": event.attempt,
+    }
 
 
 def _from_the_plugin(error: BaseException) -> BaseException:
