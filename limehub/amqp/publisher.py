@@ -246,6 +246,8 @@ class _Session:
             channel.close()
 
     def publish(self, message: Outgoing, deadline: float) -> None:
+        if not self.is_open:  # closed for another message: its error is not this one's
+            raise ConnectionLost("the channel was closed meanwhile")
         pending = _Pending(message)
         tag = self._next_tag
         self._channel.publish(

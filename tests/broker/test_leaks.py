@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gevent
 import pytest
@@ -60,10 +59,12 @@ def reconnect(hub: Hub, proxy: Proxy, times: int) -> None:
         wait_until(lambda: not hub.server.missing(), interval=0.002)
 
 
-def at_rest(hub: Hub, proxy: Proxy) -> Held:
-    """Count when the proxy has ended the links of lost connections."""
+def at_rest(hub: Hub, proxy: Proxy, seen: set[tuple[str, int]]) -> Held:
+    """Count when new events have been handled and the proxy has ended the links of lost ones."""
+    seen.clear()
     publish_all(hub.publisher, "t.a", range(20))
-    wait_until(lambda: proxy.open == 3)
+    wait_until(lambda: len(seen) == 40, message="both groups to handle events")
+    wait_until(lambda: proxy.open == 3, message="two groups and the publisher to be connected")
     gevent.sleep(0)
     return Held.now()
 
@@ -73,16 +74,17 @@ def test_five_hundred_reconnects_leave_nothing_behind(
     serve: Serve, proxy: Proxy, caplog: pytest.LogCaptureFixture, soak: bool
 ) -> None:
     caplog.set_level(logging.CRITICAL, "")  # pytest would keep every line that is logged
-    seen: list[Any] = []
-    plugins = {"app-one": handles(seen.append), "app-two": handles(seen.append)}
+    seen: set[tuple[str, int]] = set()
+    plugins = {
+        name: handles(lambda body, app=name: seen.add((app, body)))
+        for name in ("app-one", "app-two")
+    }
     hub = serve(plugins, TWO_GROUPS, url=proxy.url)
-
     reconnect(hub, proxy, 50)
-    before = at_rest(hub, proxy)
+    before = at_rest(hub, proxy, seen)
     reconnect(hub, proxy, 5000 if soak else 450)
-    after = at_rest(hub, proxy)
+    after = at_rest(hub, proxy, seen)
     print(f"before {before}\nafter  {after}")
-    wait_until(lambda: len(seen) == 80, message="events to arrive before and after")
     assert after.descriptors == before.descriptors
     assert after.threads == before.threads
     assert after.greenlets <= before.greenlets + 2

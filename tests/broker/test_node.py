@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pika
@@ -61,6 +62,7 @@ def test_an_operator_can_close_connections(vhost: Vhost) -> None:
 def test_the_broker_can_be_made_to_close_one_channel(
     vhost: Vhost, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "pika")  # limehub's own logs silence it
     connection = vhost.connect()
     victim, witness = connection.channel(), connection.channel()
     victim.queue_declare("q")

@@ -283,12 +283,14 @@ def test_operators_and_bad_luck_at_random_lose_nothing(serve: Serve, vhost: Vhos
             raise ValueError("once")
 
     hub = serve({APP: handles(handler, retry=[0.01, 0.01])}, THREE_GROUPS)
-    publishing = gevent.spawn(publish_all, hub.publisher, "t.a", range(600), at_once=5)
-    for fault in [vhost.close_connections, lambda: vhost.close_channels(QUEUE)] * 3:
-        before = len(ran)
-        wait_until(lambda b=before: len(ran) > b + 30)
+    publishing: list[gevent.Greenlet[..., None]] = []
+    faults = [vhost.close_connections, lambda: vhost.close_channels(QUEUE)] * 3
+    for number, fault in enumerate(faults):
+        events = range(number * 100, number * 100 + 100)
+        publishing.append(gevent.spawn(publish_all, hub.publisher, "t.a", events, at_once=5))
+        wait_until(lambda e=events: sum(each in ran for each in e) >= 30)
         fault()
-    publishing.get(timeout=30)
+    gevent.joinall(publishing, timeout=30, raise_error=True)
     wait_until(lambda: len(ran) == 600, 20)
     ready_again(hub)
     wait_until(lambda: vhost.depth(QUEUE) == 0)
