@@ -23,10 +23,10 @@ __all__ = ["BrokerGate", "Streak", "knock_delay"]
 
 log = logging.getLogger(__name__)
 
-CAP_UNREACHABLE = 1.0
+CAP_UNREACHABLE = 0.6
 FIRST_REFUSED = 5.0
 CAP_REFUSED = 30.0
-SPREAD = 0.4
+SPREAD = 0.2
 SAY_EVERY = 60.0
 
 
