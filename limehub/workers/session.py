@@ -30,6 +30,7 @@ CHECK_EVERY = 1.0
 EXCHANGES_EVERY = 30.0
 BIND_AGAIN = 5.0
 SPARE_CHANNELS = 16
+SHOWN = 5
 
 
 @frozen(kw_only=True)
@@ -173,14 +174,17 @@ class Session:
             channel.close()
 
     def _check_exchanges(self) -> None:
-        """Make a missing exchange again; the next round binds to it."""
-        for name in self._settings.exchanges:
-            try:
-                made = ensure_exchange(self.connection, name)
-            except BrokerError as error:
-                self._judge([error], "cannot check exchanges")
-                return
-            if made:
-                log.warning("exchange was gone; made it again", extra={"exchange": name})
-                for consumer in self._consumers:
-                    consumer.bindings_due = True
+        """Make missing exchanges again; the next round binds to them."""
+        made: list[str] = []
+
+        def check(name: str) -> None:
+            if ensure_exchange(self.connection, name):
+                made.append(name)
+
+        errors = side_by_side(check, self._settings.exchanges)
+        self._judge(errors[:1], "cannot check exchanges")
+        if made:
+            extra = {"exchanges": made[:SHOWN], "count": len(made)}
+            log.warning("exchanges were gone; made them again", extra=extra)
+            for consumer in self._consumers:
+                consumer.bindings_due = True

