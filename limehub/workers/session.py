@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 CHECK_EVERY = 1.0
 EXCHANGES_EVERY = 30.0
+BIND_EVERY = 900.0
+"""Seconds until all is bound again: a binding that somebody took away is noticed by nobody."""
+
 BIND_AGAIN = 5.0
 SPARE_CHANNELS = 16
 SHOWN = 5
@@ -63,6 +66,7 @@ class Session:
         self._ended = False
         self._exchanges_checked_at = time.monotonic()
         self._bind_again_at = 0.0
+        self._bound_at = self._exchanges_checked_at
         self._background: Greenlet[..., Any] | None = None
         connection.on_lost.append(lambda _error: wake.set())
 
@@ -128,8 +132,12 @@ class Session:
     def _look_after_bindings(self) -> None:
         if self._background is not None and not self._background.dead:
             return
-        unbound = [c for c in self._consumers if c.is_consuming and c.bindings_due]
         now = time.monotonic()
+        if now - self._bound_at > BIND_EVERY:  # an exchange may have been deleted and made anew
+            self._bound_at = now
+            for consumer in self._consumers:
+                consumer.bindings_due = True
+        unbound = [c for c in self._consumers if c.is_consuming and c.bindings_due]
         if unbound and now >= self._bind_again_at:
             self._background = gevent.spawn(self._bind, unbound)
         elif now - self._exchanges_checked_at > EXCHANGES_EVERY:

@@ -15,6 +15,7 @@ import gevent
 import pytest
 from gevent.event import Event as Signal
 from gevent.pool import Pool
+from pika.adapters.blocking_connection import BlockingChannel
 
 from limehub import Event
 from limehub.workers import session
@@ -178,6 +179,17 @@ def test_a_deleted_exchange_is_noticed_and_bound_again(
     ready_again(hub)
     hub.publish("t.a", {"n": 1})
     wait_until(lambda: seen == [{"n": 1}])
+
+
+def test_a_binding_that_somebody_took_away_is_made_again(
+    serve: Serve, vhost: Vhost, amqp: BlockingChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "BIND_EVERY", 0.5)
+    serve({APP: handles(lambda body: None)})
+    before = vhost.bindings()
+    exchange, key, queue = before[0]
+    amqp.queue_unbind(queue, exchange, key)
+    wait_until(lambda: vhost.bindings() == before)
 
 
 def test_a_deleted_dead_letter_queue_is_made_again_for_the_next_failure(
