@@ -14,7 +14,9 @@ import pika
 import pika.exceptions
 from gevent.event import AsyncResult
 
-from limehub.amqp.delivery import Delivery
+from limehub.amqp.acks import AckWindow
+from limehub.amqp.delivery import Delivery, Subscription
+from limehub.amqp.frames import reject_frame
 from limehub.errors import (
     BrokerError,
     ChannelClosed,
@@ -26,6 +28,7 @@ from limehub.errors import (
 
 if TYPE_CHECKING:
     from limehub.amqp.connection import BrokerConnection
+    from limehub.amqp.outlet import Outlet
 
 __all__ = ["Channel"]
 
@@ -39,18 +42,28 @@ class Channel:
     def __init__(self, connection: BrokerConnection) -> None:
         self.connection = connection
         self.closed: BrokerError | None = None
+        self.usable = False
         self.on_closed: Callable[[BrokerError], None] | None = None
         self._waiting: set[AsyncResult[Any]] = set()
         self._getting: AsyncResult[Delivery | None] | None = None
         self._cancelling: dict[str, AsyncResult[None]] = {}
         self._on_cancelled: dict[str, Callable[[], None]] | None = None
         self._pika: Any = None
+        self._consumers = 0
+        self._outlet: Outlet
+        self._routes: dict[int, Subscription]
+        self._acks: AckWindow
 
     def open(self, connection: Any) -> None:
         """Open it on pika's *connection*."""
         self._pika = self._wait(
             lambda done: connection.channel(on_open_callback=done), returns_channel=True
         )
+        self.usable = True
+        self._pika.basic_reject = self._reject_late
+        self._outlet = self.connection.outlet
+        self._routes = self.connection.routes
+        self._acks = AckWindow(self.number, self._outlet.waiting)
 
     @property
     def is_open(self) -> bool:
@@ -117,30 +130,35 @@ class Channel:
         queue: str,
         *,
         prefetch: int,
-        on_delivery: Callable[[Delivery], None],
+        on_deliveries: Callable[[list[Delivery]], None],
         on_cancelled: Callable[[], None],
         arguments: Mapping[str, Any] | None = None,
     ) -> str:
         """Consume *queue*; returns the confirmed consumer tag.
 
-        *on_delivery* runs in the hub for each message and must not block; *on_cancelled* when the
-        broker ends the consumer (queue deleted, acknowledgement timeout).
+        *on_deliveries* runs in the hub for all that came at once and must not block; *on_cancelled*
+        when the broker ends the consumer (queue deleted, acknowledgement timeout).
         """
         if self._on_cancelled is None:
             self._on_cancelled = {}
             self._pika.add_on_cancel_callback(self._cancelled_by_broker)
         self._call("basic_qos", prefetch_count=prefetch)
 
-        def deliver(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            on_delivery(Delivery(self, queue, method, properties, body))
+        self._consumers += 1
+        tag = f"limehub.{self._consumers}"
+        subscription = Subscription(self, queue, tag, on_deliveries)
 
-        frame = self._call(
+        def deliver(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            on_deliveries([Delivery.decoded(subscription, method, properties, body)])
+
+        self._routes[self.number] = subscription
+        self._call(
             "basic_consume",
             queue=queue,
             on_message_callback=deliver,
             arguments=dict(arguments or {}),
+            consumer_tag=tag,
         )
-        tag = str(frame.method.consumer_tag)
         self._on_cancelled[tag] = on_cancelled
         return tag
 
@@ -154,6 +172,7 @@ class Channel:
             self._cancelling[tag].wait(RPC_TIMEOUT)
         elif self.is_consuming(tag):
             done = self._cancelling[tag] = AsyncResult()
+            self._routes.pop(self.number, None)  # what still comes, pika gives back
             try:
                 self._call("basic_cancel", consumer_tag=tag)
             finally:
@@ -174,7 +193,7 @@ class Channel:
         self._getting = AsyncResult()
 
         def got(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            self._got(Delivery(self, queue, method, properties, body))
+            self._got(Delivery.decoded(Subscription(self, queue), method, properties, body))
 
         taken = self._wait(lambda _done: self._pika.basic_get(queue, got), result=self._getting)
         return taken if isinstance(taken, Delivery) else None
@@ -183,13 +202,19 @@ class Channel:
         if self._getting is not None:
             self._getting.set(delivery)
 
-    def ack(self, tag: int, *, multiple: bool = False) -> None:
-        """Ack a delivery; the broker does not answer."""
-        self._tell_raw("basic_ack", tag, multiple)
+    def ack(self, tag: int) -> None:
+        """Ack a delivery with this loop turn's write; the broker does not answer."""
+        self._acks.done(tag)
 
     def reject(self, tag: int, *, requeue: bool) -> None:
         """Give a delivery back (*requeue*) or away; the broker does not answer."""
-        self._tell_raw("basic_reject", tag, requeue)
+        self._outlet.write(reject_frame(self.number, tag, requeue))
+        self._acks.gone(tag)
+
+    def _reject_late(self, delivery_tag: int = 0, requeue: bool = True) -> None:
+        """Stand in for pika's own reject, by which it gives back what comes after a cancel."""
+        if self.is_open:
+            self.reject(delivery_tag, requeue=requeue)
 
     # -- publishing -------------------------------------------------------------------------------
 
@@ -217,6 +242,7 @@ class Channel:
         """Close in order: acks written before are processed first; unacked deliveries go back."""
         if not self.is_open:
             return
+        self.usable = False
         with contextlib.suppress(BrokerError, pika.exceptions.ChannelWrongStateError):
             self._pika.close()
             self._wait(lambda _done: None)
@@ -235,6 +261,9 @@ class Channel:
         if self.closed is not None:
             return
         self.closed = error
+        self.usable = False
+        if self._pika is not None:
+            self._routes.pop(self.number, None)
         for result in list(self._waiting):
             result.set_exception(error)
         if self.on_closed:

@@ -11,7 +11,9 @@ import logging
 import ssl
 import struct
 from collections.abc import Callable
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import pika
@@ -23,7 +25,10 @@ from pika.adapters.base_connection import BaseConnection
 from pika.adapters.utils.nbio_interface import AbstractIOServices, AbstractTimerReference
 
 from limehub.amqp.channel import Channel
+from limehub.amqp.delivery import Delivery, Subscription
+from limehub.amqp.frames import END, scan
 from limehub.amqp.keepalive import Keepalive, apply_keepalive
+from limehub.amqp.outlet import Outlet
 from limehub.amqp.stream import Stream, dial
 from limehub.config.url import BrokerUrl
 from limehub.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConnectionLost
@@ -33,7 +38,7 @@ __all__ = ["BrokerConnection", "ConnectionSettings"]
 log = logging.getLogger(__name__)
 
 HEADER_FRAME = 2
-FRAME_END = 0xCE
+PROTOCOL_HEADER = b"AMQP"
 
 
 @frozen(kw_only=True)
@@ -116,6 +121,16 @@ class BrokerConnection:
         return self.reason is None and bool(self._pika.is_open)
 
     @property
+    def outlet(self) -> Outlet:
+        """What writes to its socket."""
+        return self._pika.outlet  # type: ignore[no-any-return] # pika's side is untyped
+
+    @property
+    def routes(self) -> dict[int, Subscription]:
+        """Channel number -> its consumer."""
+        return self._pika.routes  # type: ignore[no-any-return]
+
+    @property
     def heartbeat(self) -> int:
         """The negotiated heartbeat in seconds, 0 = none."""
         return int(self._pika.params.heartbeat or 0)
@@ -171,6 +186,8 @@ class BrokerConnection:
     def close(self, timeout: float = 5.0) -> None:
         """Close in order: what was written before is processed by the broker first."""
         if self._pika.is_open:
+            for channel in self._channels:
+                channel.usable = False
             with contextlib.suppress(pika.exceptions.ConnectionWrongStateError):
                 self._pika.close()
         if not self.wait_lost(timeout):
@@ -229,6 +246,8 @@ class _PikaConnection(BaseConnection):  # type: ignore[type-arg] # generic in th
         on_open_error: Callable[..., None],
         on_close: Callable[..., None],
     ) -> None:
+        self.routes: dict[int, Subscription] = {}
+        self._unread = b""
         super().__init__(
             parameters,
             on_open,
@@ -237,6 +256,45 @@ class _PikaConnection(BaseConnection):  # type: ignore[type-arg] # generic in th
             _HubServices(),
             internal_connection_workflow=False,
         )
+
+    @property
+    def outlet(self) -> Outlet:
+        """What writes to this connection's socket."""
+        state: Any = self
+        outlet: Outlet = state._transport.outlet
+        return outlet
+
+    if TYPE_CHECKING:  # pika's stubs leave out what they call private
+        bytes_received: int
+
+    def _on_data_available(self, data: bytes) -> None:
+        """Read deliveries off the bytes; every other frame is pika's to read."""
+        buffer = self._unread + data if self._unread else data
+        if buffer.startswith(PROTOCOL_HEADER):  # the broker speaks another version: no frame
+            self._pika_reads(buffer)
+            return
+        at, end = 0, 0
+        while True:
+            found: list[Delivery] = []
+            start, (at, end) = at, scan(buffer, at, self.routes, Delivery, found)
+            self.bytes_received += at - start  # pika counts its own; silence is judged by it
+            if found:
+                self._hand_out(found)
+            if not end:
+                break
+            self._pika_reads(buffer[at:end])
+            at = end
+        self._unread = buffer[at:]
+
+    def _pika_reads(self, frames: bytes) -> None:
+        super()._on_data_available(frames)  # type: ignore[misc] # not in the stubs
+
+    def _hand_out(self, found: list[Delivery]) -> None:
+        if len(self.routes) == 1:
+            found[0].subscription.on_deliveries(found)
+            return
+        for subscription, deliveries in groupby(found, attrgetter("subscription")):
+            subscription.on_deliveries(list(deliveries))
 
     @classmethod
     def create_connection(cls, *_args: Any, **_kwargs: Any) -> Any:
@@ -269,7 +327,7 @@ def _damaged_header(buffer: bytes, error: Exception) -> tuple[int, Any]:
     """Return (bytes used, header frame without properties); they are kept raw as `damaged`."""
     channel, size = struct.unpack_from(">HL", buffer, 1)
     end = 7 + size
-    if buffer[end] != FRAME_END:
+    if buffer[end] != END:
         raise pika.exceptions.InvalidFrameError("Invalid FRAME_END marker") from error
     _class, _weight, body_size = struct.unpack_from(">HHQ", buffer, 7)
     properties = pika.BasicProperties()

@@ -7,19 +7,25 @@ delivery knows its channel object and is dropped when that is gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+import pika
+from attrs import field, frozen
 
 from limehub.amqp import headers as own
-from limehub.errors import AlreadySettled, BrokerError
+from limehub.amqp.frames import DELIVER, address_of, content_coding, short_string
+from limehub.errors import AlreadySettled
 
 if TYPE_CHECKING:
     from limehub.amqp.channel import Channel
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "Subscription"]
 
 log = logging.getLogger(__name__)
+
+_NO_PROPERTIES = b"\0\0"
 
 _PROPERTIES = (
     "content_type", "content_encoding", "delivery_mode", "priority", "correlation_id", "reply_to",
@@ -27,46 +33,118 @@ _PROPERTIES = (
 )  # fmt: skip
 
 
+def _not_consumed(_deliveries: list[Delivery]) -> None:
+    """What was fetched one by one is handed to nobody."""
+
+
+@frozen(eq=False)
+class Subscription:
+    """A consumer of *queue* on *channel*; what the frames of its deliveries begin with."""
+
+    channel: Channel = field(repr=False)
+    queue: str
+    tag: str = ""
+    on_deliveries: Callable[[list[Delivery]], None] = field(default=_not_consumed, repr=False)
+    prefix: bytes = field(init=False, repr=False)
+
+    @prefix.default
+    def _prefix(self) -> bytes:
+        return DELIVER + short_string(self.tag)
+
+
 class Delivery:
-    """One message in our hands. Settle it once, by `ack` or `reject`, from the hub's thread."""
+    """One message in our hands. Settle it once, by `ack` or `give_back`, from the hub's thread.
+
+    Where it was sent and its properties stay bytes until somebody asks: most handlers never do.
+    """
 
     __slots__ = (
-        "__dict__", "_properties", "body", "channel", "local_retries", "queue", "redelivered",
-        "settled", "tag", "wire_exchange", "wire_routing_key",
+        "__dict__", "_address", "_properties", "_raw", "body", "channel", "local_retries", "queue",
+        "redelivered", "settled", "subscription", "tag",
     )  # fmt: skip
 
     def __init__(
-        self, channel: Channel, queue: str, method: Any, properties: Any, body: bytes
+        self,
+        subscription: Subscription,
+        tag: int,
+        redelivered: bool,
+        address: bytes,
+        raw_properties: bytes,
+        body: bytes,
     ) -> None:
-        self.channel = channel
-        self.queue = queue
-        self.tag: int = method.delivery_tag
-        self.redelivered: bool = method.redelivered
-        self.wire_exchange: str = _text(method.exchange)
-        self.wire_routing_key: str = _text(method.routing_key)
+        self.subscription = subscription
+        self.channel = subscription.channel
+        self.queue = subscription.queue
+        self.tag = tag
+        self.redelivered = redelivered
         self.body = body
         self.settled = False
         self.local_retries = 0
-        self._properties = properties
+        self._address = address
+        self._raw = raw_properties
+        self._properties: Any = None
+
+    @classmethod
+    def decoded(cls, subscription: Subscription, method: Any, properties: Any, body: bytes) -> Self:
+        """Make one of what pika has read."""
+        exchange, key = (_bytes(part) for part in (method.exchange, method.routing_key))
+        address = bytes((len(exchange),)) + exchange + bytes((len(key),)) + key
+        raw, _why = getattr(properties, "damaged", (_NO_PROPERTIES, ""))
+        made = cls(subscription, method.delivery_tag, method.redelivered, address, raw, body)
+        if raw is _NO_PROPERTIES:
+            made._properties = properties
+        return made
+
+    @property
+    def wire_exchange(self) -> str:
+        """The exchange that this delivery came over."""
+        return address_of(self._address)[0]
+
+    @property
+    def wire_routing_key(self) -> str:
+        """The key that this delivery came with."""
+        return address_of(self._address)[1]
 
     @cached_property
     def headers(self) -> Mapping[str, Any]:
         """All headers as they came."""
         if self.damage is not None:
-            return {own.DAMAGED: self._properties.damaged[0]}
-        return self._properties.headers or {}
+            return {own.DAMAGED: self._raw}
+        return self._decoded.headers or {}
 
     @cached_property
     def properties(self) -> Mapping[str, Any]:
         """The AMQP properties that are set, without the headers."""
-        values = ((name, getattr(self._properties, name)) for name in _PROPERTIES)
+        values = ((name, getattr(self._decoded, name)) for name in _PROPERTIES)
         return {name: _text(value) for name, value in values if value is not None}
 
     @property
+    def coding(self) -> tuple[str | None, str | None]:
+        """(content type, content encoding), for those who want no other property."""
+        if self._properties is not None:
+            return self.properties.get("content_type"), self.properties.get("content_encoding")
+        try:
+            return content_coding(self._raw)
+        except IndexError:
+            return None, None
+
+    @property
     def damage(self) -> str | None:
-        """Why its properties could not be read; None if they could."""
-        damaged = getattr(self._properties, "damaged", None)
-        return None if damaged is None else str(damaged[1])
+        """Why its properties cannot be read; None if they can."""
+        error = getattr(self._decoded, "damage", None)
+        return None if error is None else str(error)
+
+    @property
+    def _decoded(self) -> Any:
+        if self._properties is None:
+            properties = pika.BasicProperties()
+            try:
+                properties.decode(self._raw)
+            except Exception as error:  # noqa: BLE001 - whatever pika's decoder makes of them
+                properties = pika.BasicProperties()
+                properties.damage = repr(error)  # type: ignore[attr-defined] # for `damage`
+            self._properties = properties
+        return self._properties
 
     @property
     def is_moved(self) -> bool:
@@ -75,7 +153,7 @@ class Delivery:
         A foreign queue may dead-letter to the default exchange, too, and carry what a publisher
         forged; the broker's own `x-death` tells it from the way back out of our retry queues.
         """
-        if self.wire_exchange != "" or own.EXCHANGE not in self.headers:
+        if self._address[0] or own.EXCHANGE not in self.headers:
             return False
         ours = f"{self.queue}.retry."
         deaths = self.headers.get("x-death", [])
@@ -98,7 +176,7 @@ class Delivery:
     @property
     def message_id(self) -> str | None:
         """The publisher's message id."""
-        return _text(self._properties.message_id) or None
+        return _text(self._decoded.message_id) or None
 
     @property
     def attempts(self) -> int:
@@ -116,27 +194,32 @@ class Delivery:
     @property
     def is_stale(self) -> bool:
         """Whether its channel is gone: the broker has given it to somebody again."""
-        return not self.channel.is_open
+        return not self.channel.usable
 
     def ack(self) -> bool:
         """Tell the broker that it is done. Returns False if it was stale. Raises AlreadySettled."""
-        return self._settle(lambda: self.channel.ack(self.tag))
+        if self.settled:
+            raise self._settled_twice()
+        self.settled = True
+        if self.is_stale:
+            return self._dropped()
+        self.channel.ack(self.tag)
+        return True
 
     def give_back(self) -> bool:
         """Return it to its queue, at its old place if it can. As `ack` otherwise."""
-        return self._settle(lambda: self.channel.reject(self.tag, requeue=True))
-
-    def _settle(self, tell: Any) -> bool:
         if self.settled:
-            raise AlreadySettled(f"delivery {self.tag} of {self.queue} is settled already")
+            raise self._settled_twice()
         self.settled = True
-        if not self.is_stale:
-            try:
-                tell()
-            except BrokerError:
-                pass
-            else:
-                return True
+        if self.is_stale:
+            return self._dropped()
+        self.channel.reject(self.tag, requeue=True)
+        return True
+
+    def _settled_twice(self) -> AlreadySettled:
+        return AlreadySettled(f"delivery {self.tag} of {self.queue} is settled already")
+
+    def _dropped(self) -> bool:
         log.debug("dropped a stale settlement", extra={"queue": self.queue, "tag": self.tag})
         return False
 
@@ -147,3 +230,7 @@ class Delivery:
 def _text(value: Any) -> Any:
     """pika leaves what is not UTF-8 as bytes; handlers and our own code count on text."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

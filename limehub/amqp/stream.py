@@ -19,14 +19,14 @@ import gevent
 import gevent.socket
 from pika.adapters.utils.nbio_interface import AbstractStreamTransport
 
+from limehub.amqp.outlet import Outlet
 from limehub.errors import BrokerUnreachable
 
 __all__ = ["Stream", "StreamProtocol", "TlsSession", "dial"]
 
 log = logging.getLogger(__name__)
 
-# pika trims its frame buffer by copying what remains after each frame: larger reads cost more.
-READ_BYTES = 16 * 1024
+READ_BYTES = 128 * 1024
 
 
 class StreamProtocol(Protocol):
@@ -75,6 +75,11 @@ class TlsSession:
             if not chunk:
                 return b"".join(plain), True
             plain.append(chunk)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is something to send, data of ours or not."""
+        return self._outgoing.pending > 0
 
     def encrypt(self, data: bytes) -> bytes:
         """Return what has to go out for the plaintext *data*, with anything else pending."""
@@ -127,11 +132,10 @@ class Stream(AbstractStreamTransport):
 
     def __init__(self, sock: Any, tls: TlsSession | None, protocol: StreamProtocol) -> None:
         self.sock = sock
+        self.outlet = Outlet(sock, tls, self._flush_soon)
         self._tls = tls
         self._protocol = protocol
         self._loop = gevent.get_hub().loop
-        self._pending: list[bytes] = []
-        self._flushing = False
         self._over = False
         self._reader = self._loop.io(sock.fileno(), 1)
         self._writer = self._loop.io(sock.fileno(), 2)
@@ -146,44 +150,27 @@ class Stream(AbstractStreamTransport):
 
     def write(self, data: bytes) -> None:
         """Send *data* with everything else that this loop turn brings."""
-        if self._over:
-            return
-        self._pending.append(data)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.run_callback(self._guarded, self._encrypt_and_send)
+        if not self._over:
+            self.outlet.write(data)
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes that wait for the next turn."""
-        return sum(len(data) for data in self._pending)
+        return self.outlet.size
 
     def abort(self) -> None:
         """Close at once; the protocol hears of it in a later loop turn."""
         self._lose(None)
 
-    def _encrypt_and_send(self) -> None:
-        data = b"".join(self._pending)
-        self._pending.clear()
-        self._send(self._tls.encrypt(data) if self._tls else data)
+    def _flush_soon(self) -> None:
+        self._loop.run_callback(self._guarded, self._flush)
 
-    def _send(self, data: bytes | memoryview) -> None:
-        if self._over:
-            return
-        try:
-            sent = self.sock.send(data) if data else 0
-        except BlockingIOError:
-            sent = 0
-        if sent == len(data):
-            self._flushing = bool(self._pending)
-            if self._pending:
-                self._loop.run_callback(self._guarded, self._encrypt_and_send)
-            return
-        rest = memoryview(data)[sent:]  # _flushing stays true: later writes wait behind the rest
-        self._writer.start(self._guarded, self._writable, rest)
+    def _flush(self) -> None:
+        if not self.outlet.flush():
+            self._writer.start(self._guarded, self._writable)
 
-    def _writable(self, rest: memoryview) -> None:
+    def _writable(self) -> None:
         self._writer.stop()
-        self._send(rest)
+        self._flush()
 
     def _readable(self) -> None:
         try:
@@ -192,19 +179,22 @@ class Stream(AbstractStreamTransport):
             return
         ended = not data
         if self._tls and data:
-            data, ended = self._tls.decrypt(data)
+            with self.outlet.lock:
+                data, ended = self._tls.decrypt(data)
+            if self._tls.has_output:  # a key update wants its answer
+                self.outlet.ask()
         if data:
             self._protocol._proto_data_received(data)
         if ended and not self._over:
             self._protocol._proto_eof_received()
             self._lose(None)
 
-    def _guarded(self, step: Callable[..., None], *args: Any) -> None:
+    def _guarded(self, step: Callable[[], None]) -> None:
         """Run *step* in the hub; whatever it raises ends this connection and nothing else."""
         if self._over:
             return
         try:
-            step(*args)
+            step()
         except OSError as error:
             self._lose(error)
         except Exception as error:  # border of the hub: a decoder bug must not idle silently
@@ -215,7 +205,7 @@ class Stream(AbstractStreamTransport):
         if self._over:
             return
         self._over = True
-        self._pending.clear()
+        self.outlet.close()
         for watcher in (self._reader, self._writer):
             watcher.stop()
             watcher.close()

@@ -233,15 +233,16 @@ class Walk:
         window = _Window(channel=self._connection.open_channel(), prefetch=prefetch)
         self._windows[window.channel] = window
 
-        def take(delivery: Delivery) -> None:
-            window.held += 1
-            self._arrived.put(delivery)
+        def take(deliveries: list[Delivery]) -> None:
+            window.held += len(deliveries)
+            for delivery in deliveries:
+                self._arrived.put(delivery)
 
         window.channel.on_closed = lambda _error: self._arrived.put(None)
         window.consumer = window.channel.consume(
             self.queue,
             prefetch=prefetch,
-            on_delivery=take,
+            on_deliveries=take,
             on_cancelled=lambda: self._arrived.put(None),
         )
 

@@ -52,7 +52,7 @@ class QueueConsumer:
     """The state of one plan on the group's present connection."""
 
     plan: QueuePlan
-    on_delivery: Callable[[QueueConsumer, Delivery], None]
+    on_deliveries: Callable[[list[Delivery]], None]
     on_change: Callable[[], None]
     accept_foreign: bool = False
     strict: bool = False
@@ -205,12 +205,9 @@ class QueueConsumer:
         self._tag = channel.consume(
             self.queue,
             prefetch=self.prefetch,
-            on_delivery=self._deliver,
+            on_deliveries=self.on_deliveries,
             on_cancelled=self._on_cancelled,
         )
-
-    def _deliver(self, delivery: Delivery) -> None:
-        self.on_delivery(self, delivery)
 
     def _on_closed(self, error: BrokerError) -> None:
         if self._channel is not None and self._channel.connection.is_open:

@@ -37,9 +37,11 @@ class Identified(Protocol):
 
     body: bytes
     queue: str
-    wire_exchange: str
-    wire_routing_key: str
 
+    @property
+    def wire_exchange(self) -> str: ...
+    @property
+    def wire_routing_key(self) -> str: ...
     @property
     def message_id(self) -> str | None: ...
 

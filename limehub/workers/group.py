@@ -222,15 +222,15 @@ class WorkerGroup:
         self._schedule.add_queue(plan.spec.name, plan.handler.order, object_key)
         return QueueConsumer(
             plan=plan,
-            on_delivery=self._on_delivery,
+            on_deliveries=self._on_deliveries,
             on_change=self._wake.set,
             accept_foreign=self.settings.accept_foreign,
             strict=self.settings.strict_topology,
         )
 
-    def _on_delivery(self, _consumer: QueueConsumer, delivery: Delivery) -> None:
-        """Runs in the hub for each message: queue it and wake a worker."""
-        self._schedule.put(delivery)
+    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
+        """Runs in the hub for what came of one queue at once: queue it and wake a worker."""
+        self._schedule.put(*deliveries)
         self._pool.offer()
 
     def _step(self) -> bool:

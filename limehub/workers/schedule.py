@@ -55,10 +55,10 @@ class Schedule(Generic[Item]):
         """Take deliveries of *queue*. *key_of*: what must not run side by side, None = anything."""
         self._turns[queue] = _Turn(order, key_of)
 
-    def put(self, item: Item) -> None:
-        """Queue *item* at the end of its queue."""
-        turn = self._turns[item.queue]
-        turn.waiting.append(item)
+    def put(self, *items: Item) -> None:
+        """Queue *items*, all of one queue, at its end."""
+        turn = self._turns[items[0].queue]
+        turn.waiting.extend(items)
         self._list(turn)
 
     def resume(self, item: Item) -> None:

@@ -9,8 +9,7 @@ import pika
 from attrs import define, field
 
 from limehub.amqp.channel import Channel
-from limehub.amqp.delivery import Delivery
-from limehub.errors import ConnectionLost
+from limehub.amqp.delivery import Delivery, Subscription
 
 __all__ = ["Wire", "delivered"]
 
@@ -19,22 +18,16 @@ QUEUE = "lime.event_handler.test.handler"
 
 @define(eq=False)
 class Wire:
-    """Where settlements go. *breaks*: the connection ends between the question and the answer."""
+    """Where settlements go."""
 
-    is_open: bool = True
-    breaks: bool = False
+    usable: bool = True
     told: list[str] = field(factory=list)
 
-    def ack(self, tag: int, *, multiple: bool = False) -> None:
-        self._tell(f"ack {tag}")
+    def ack(self, tag: int) -> None:
+        self.told.append(f"ack {tag}")
 
     def reject(self, tag: int, *, requeue: bool) -> None:
-        self._tell(f"reject {tag} requeue={requeue}")
-
-    def _tell(self, word: str) -> None:
-        if self.breaks:
-            raise ConnectionLost("gone")
-        self.told.append(word)
+        self.told.append(f"reject {tag} requeue={requeue}")
 
 
 def delivered(
@@ -54,4 +47,5 @@ def delivered(
     sent = pika.BasicProperties(headers=None if headers is None else dict(headers), **properties)
     came = pika.BasicProperties()
     came.decode(b"".join(sent.encode()))
-    return Delivery(cast("Channel", wire or Wire()), queue, method, came, body)
+    subscription = Subscription(cast("Channel", wire or Wire()), queue)
+    return Delivery.decoded(subscription, method, came, body)

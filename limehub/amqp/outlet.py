@@ -1,0 +1,128 @@
+"""The writing half of a connection: everything a loop turn brings leaves in one send.
+
+A native thread may write, too, while the hub is busy. So all that decides what goes onto the wire
+next (acks to collect, frames that wait, a frame half sent, the TLS session) is touched under one
+native lock, and the bytes leave in the order in which they were given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gevent import monkey
+
+__all__ = ["Collects", "Encrypts", "Outlet"]
+
+_native_lock = monkey.get_original("_thread", "allocate_lock")
+
+
+class Collects(Protocol):
+    """Something that has frames to add when a write is due: `AckWindow`."""
+
+    def collect(self) -> list[bytes]:
+        """Return the frames for everything done so far."""
+        ...
+
+
+class Encrypts(Protocol):
+    """A TLS session; `stream.TlsSession` is one."""
+
+    @property
+    def has_output(self) -> bool:
+        """Whether it has something to say of its own."""
+        ...
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return what has to go out for *data*, with anything else pending."""
+        ...
+
+
+class Outlet:
+    """Writes to a non-blocking *sock*. *wake* is called when a write becomes due.
+
+    `lock` must be held for `Encrypts` and its counterpart, too: a TLS session is one state.
+    """
+
+    def __init__(self, sock: Any, tls: Encrypts | None, wake: Callable[[], None]) -> None:
+        self.lock = _native_lock()
+        self.due = False
+        self.sent_at = time.monotonic()
+        self._sock = sock
+        self._tls = tls
+        self._wake = wake
+        self._closed = False
+        self._windows: list[Collects] = []
+        self._frames: list[bytes] = []
+        self._rest: bytes | memoryview = b""
+
+    def write(self, frames: bytes) -> None:
+        """Send *frames* after everything that was done or written before."""
+        with self.lock:
+            self._collect()
+            self._frames.append(frames)
+        self.ask()
+
+    def ask(self) -> None:
+        """Have a write made in this loop turn."""
+        if not self.due and not self._closed:
+            self.due = True
+            self._wake()
+
+    def waiting(self, window: Collects) -> None:
+        """Note that *window* has something to collect."""
+        self._windows.append(window)
+        if not self.due:
+            self.ask()
+
+    def flush(self) -> bool:
+        """Send what waits. Returns False if the socket takes no more now. Raises OSError."""
+        with self.lock:
+            self.due = False  # first: what is done from here on asks again
+            return self._flush()
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        with self.lock:
+            self._closed = True
+            self._windows.clear()
+            self._frames.clear()
+            self._rest = b""
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait, acks not counted."""
+        return len(self._rest) + sum(len(frame) for frame in self._frames)
+
+    def _collect(self) -> None:
+        windows = self._windows
+        while windows:
+            self._frames.extend(windows.pop().collect())
+
+    def _flush(self) -> bool:
+        if self._closed:
+            return True
+        if self._windows:
+            self._collect()
+        while self._rest or self._take():
+            try:
+                sent = self._sock.send(self._rest)
+            except BlockingIOError:
+                return False
+            self.sent_at = time.monotonic()
+            if sent < len(self._rest):
+                self._rest = memoryview(self._rest)[sent:]
+                return False
+            self._rest = b""
+        return True
+
+    def _take(self) -> bool:
+        """Make what waits the next thing to send. Returns whether there is any."""
+        frames = self._frames
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        frames.clear()
+        if self._tls and (data or self._tls.has_output):
+            data = self._tls.encrypt(data)
+        self._rest = data
+        return bool(data)
