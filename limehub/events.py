@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
-from limehub.decoding import decode_body
+from limehub.decoding import UndecodableBody, decode_body
 
 __all__ = ["Discard", "Event", "LimeObjectEvent", "Message", "Reject", "Retry"]
 
@@ -46,6 +46,15 @@ class RawDelivery(Protocol):
     redelivered: bool
 
     @property
+    def message_id(self) -> str | None: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def damage(self) -> str | None: ...
+    @property
+    def coding(self) -> tuple[str | None, str | None]: ...
+
+    @property
     def exchange(self) -> str: ...
     @property
     def routing_key(self) -> str: ...
@@ -70,29 +79,38 @@ class Settler(Protocol):
 class Event:
     """One event as a handler sees it. Everything but the body is read when first asked for.
 
-    *application*: the tenant, as in `applications`; *attempt*: 1 on the first run of this handler.
+    *application*: the tenant, as in `applications`.
     """
 
-    def __init__(
-        self, delivery: RawDelivery, *, application: str, settler: Settler, attempt: int = 1
-    ) -> None:
+    def __init__(self, delivery: RawDelivery, *, application: str, settler: Settler) -> None:
         self._delivery = delivery
         self._settler = settler
         self.application = application
-        self.attempt = attempt
-        self.raw_body: bytes = delivery.body
-        self.redelivered: bool = delivery.redelivered
+
+    @property
+    def attempt(self) -> int:
+        """1 on the first run of this handler on the event."""
+        return self._delivery.attempts + 1
+
+    @property
+    def raw_body(self) -> bytes:
+        """The body as it came."""
+        return self._delivery.body
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the broker may have handed it out before: a hint, never a counter."""
+        return self._delivery.redelivered
 
     @cached_property
     def body(self) -> Any:
         """The decoded body. Raises UndecodableBody (the event is then dead-lettered)."""
-        return decode_body(self.raw_body, self.content_type, self.content_encoding)
+        return decode_body(self._delivery.body, *self._delivery.coding)
 
     @property
     def id(self) -> str | None:
         """The publisher's message id, or None: two equal events without id are two events."""
-        message_id = self._delivery.properties.get("message_id")
-        return message_id or None
+        return self._delivery.message_id
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,23 +137,29 @@ class Event:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """The publisher's headers, never None."""
-        return self._delivery.headers
+        """The publisher's headers, never None. Raises UndecodableBody if they cannot be read."""
+        return self._readable.headers
 
     @property
     def properties(self) -> Mapping[str, Any]:
         """AMQP properties that are set, by their AMQP names (`content_type`, `timestamp`, ...)."""
-        return self._delivery.properties
+        return self._readable.properties
+
+    @property
+    def _readable(self) -> RawDelivery:
+        if self._delivery.damage is not None:
+            raise UndecodableBody(f"properties cannot be read: {self._delivery.damage}")
+        return self._delivery
 
     @property
     def content_type(self) -> str | None:
         """As the publisher set it."""
-        return self.properties.get("content_type")
+        return self._delivery.coding[0]
 
     @property
     def content_encoding(self) -> str | None:
         """As the publisher set it."""
-        return self.properties.get("content_encoding")
+        return self._delivery.coding[1]
 
     @property
     def timestamp(self) -> datetime | None:
@@ -210,6 +234,8 @@ class LimeObjectEvent(Event):
 
 class Message:
     """The third argument of Lime's handlers, with kombu's names."""
+
+    __slots__ = ("_event", "_settler")
 
     def __init__(self, event: Event, settler: Settler) -> None:
         self._event = event

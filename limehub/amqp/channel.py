@@ -52,7 +52,8 @@ class Channel:
         self._consumers = 0
         self._outlet: Outlet
         self._routes: dict[int, Subscription]
-        self._acks: AckWindow
+        self.acks: AckWindow
+        """What acks deliveries: `channel.acks.done(tag)`; the broker does not answer."""
 
     def open(self, connection: Any) -> None:
         """Open it on pika's *connection*."""
@@ -63,7 +64,7 @@ class Channel:
         self._pika.basic_reject = self._reject_late
         self._outlet = self.connection.outlet
         self._routes = self.connection.routes
-        self._acks = AckWindow(self.number, self._outlet.waiting)
+        self.acks = AckWindow(self.number, self._outlet.waiting)
 
     @property
     def is_open(self) -> bool:
@@ -202,14 +203,10 @@ class Channel:
         if self._getting is not None:
             self._getting.set(delivery)
 
-    def ack(self, tag: int) -> None:
-        """Ack a delivery with this loop turn's write; the broker does not answer."""
-        self._acks.done(tag)
-
     def reject(self, tag: int, *, requeue: bool) -> None:
         """Give a delivery back (*requeue*) or away; the broker does not answer."""
         self._outlet.write(reject_frame(self.number, tag, requeue))
-        self._acks.gone(tag)
+        self.acks.gone(tag)
 
     def _reject_late(self, delivery_tag: int = 0, requeue: bool = True) -> None:
         """Stand in for pika's own reject, by which it gives back what comes after a cancel."""

@@ -164,7 +164,9 @@ class Delivery:
     @property
     def exchange(self) -> str:
         """Where it was first published; our headers are believed on the default exchange only."""
-        return str(self.headers[own.EXCHANGE]) if self.is_moved else self.wire_exchange
+        if self._address[0] or not self.is_moved:
+            return address_of(self._address)[0]
+        return str(self.headers[own.EXCHANGE])
 
     @property
     def routing_key(self) -> str:
@@ -203,7 +205,7 @@ class Delivery:
         self.settled = True
         if self.is_stale:
             return self._dropped()
-        self.channel.ack(self.tag)
+        self.channel.acks.done(self.tag)
         return True
 
     def give_back(self) -> bool:

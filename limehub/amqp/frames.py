@@ -7,6 +7,7 @@ ways, Basic.Reject. Everything else is pika's. Layout: AMQP 0-9-1, sections 2.3.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from struct import Struct
 from typing import Protocol, TypeVar
 
@@ -127,6 +128,7 @@ def short_string(text: str) -> bytes:
     return bytes((len(encoded),)) + encoded
 
 
+@lru_cache(maxsize=4096)
 def address_of(address: bytes) -> tuple[str, str]:
     """Return (exchange, routing key) from the two short strings that end Basic.Deliver.
 

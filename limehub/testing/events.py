@@ -30,6 +30,18 @@ class ArrivedDelivery:
     redelivered: bool = False
     headers: Mapping[str, Any] = field(factory=dict)
     properties: Mapping[str, Any] = field(factory=dict)
+    attempts: int = 0
+    damage: str | None = None
+
+    @property
+    def message_id(self) -> str | None:
+        """The publisher's message id."""
+        return self.properties.get("message_id") or None
+
+    @property
+    def coding(self) -> tuple[str | None, str | None]:
+        """(content type, content encoding)"""
+        return self.properties.get("content_type"), self.properties.get("content_encoding")
 
 
 @define(eq=False)
@@ -127,8 +139,9 @@ def make_event(
     """
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     settler = _Decisions()
-    arrived = ArrivedDelivery(body=raw, **{"exchange": f"lime.{application}", **delivery})
-    event = kind(arrived, application=application, settler=settler, attempt=attempt)
+    defaults = {"exchange": f"lime.{application}", "attempts": attempt - 1}
+    arrived = ArrivedDelivery(body=raw, **{**defaults, **delivery})
+    event = kind(arrived, application=application, settler=settler)
     return event, Message(event, settler)
 
 

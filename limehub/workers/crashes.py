@@ -16,16 +16,20 @@ import json
 import logging
 import mmap
 import os
+import struct
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
-__all__ = ["CrashLedger", "crash_delay", "identity_of"]
+__all__ = ["CrashLedger", "crash_delay", "identity_of", "journal_key"]
 
 log = logging.getLogger(__name__)
 
 KEY_BYTES = 16
+_key = struct.Struct(">8sII").pack
 SLOTS = 16_384
 KEPT_SECONDS = 86_400.0
 KEPT_ENTRIES = 1_000
@@ -44,6 +48,19 @@ class Identified(Protocol):
     def wire_routing_key(self) -> str: ...
     @property
     def message_id(self) -> str | None: ...
+
+
+@lru_cache(maxsize=4096)
+def _code_of(queue: str) -> bytes:
+    return hashlib.blake2b(queue.encode(), digest_size=8).digest()
+
+
+def journal_key(queue: str, body: bytes) -> bytes:
+    """Return 16 bytes for an event that runs: its queue and body, cheap enough for every run.
+
+    Events of equal bodies share a key: a poison event's twin is a suspect, too.
+    """
+    return _key(_code_of(queue), crc32(body), len(body) & 0xFFFFFFFF)
 
 
 def identity_of(delivery: Identified) -> bytes:
@@ -83,6 +100,11 @@ class CrashLedger:
                 "no crash ledger: poison events will not be recognised after a restart",
                 extra={"folder": str(folder), "cause": str(error)},
             )
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether any event has seen a crash."""
+        return bool(self._counts)
 
     def count_of(self, key: bytes) -> int:
         """Return how many crashes the event has seen."""

@@ -18,7 +18,7 @@ from gevent import Greenlet
 from limehub.amqp.delivery import Delivery
 from limehub.amqp.moves import Failure, failure_of
 from limehub.errors import HandlerCrash
-from limehub.workers.crashes import CrashLedger, crash_delay, identity_of
+from limehub.workers.crashes import CrashLedger, crash_delay, identity_of, journal_key
 from limehub.workers.handling import BoundHandler, Settlement
 from limehub.workers.mover import Mover
 from limehub.workers.parking import Parking
@@ -71,9 +71,7 @@ class Fates:
         """Do what *outcome* says. *key*: the event's identity in the crash ledger."""
         delivery, fate = settlement.delivery, outcome.fate
         if fate in (Fate.ACK, Fate.DISCARD):
-            if not delivery.settled and not delivery.ack():
-                self.stale += 1
-            self.done(delivery)
+            self.ack(delivery)
         elif delivery.is_stale and not delivery.settled:
             self.drop(delivery)
         elif fate is Fate.DEAD_LETTER:
@@ -81,11 +79,18 @@ class Fates:
         elif fate is Fate.RETRY:
             self._retry(settlement, outcome, error)
         elif fate is Fate.REQUEUE:
-            self._requeue(delivery, key)
+            self._requeue(delivery)
         elif fate is Fate.OPEN:
             self._leave_open(settlement)
         else:
             self._crash(settlement, error, key)
+
+    def ack(self, delivery: Delivery) -> None:
+        """Tell the broker that it is done, unless the handler has."""
+        if not delivery.settled and not delivery.ack():
+            self.stale += 1
+        if self._schedule.done(delivery):
+            self.offer()
 
     def settle_late(self, settlement: Settlement) -> None:
         """Carry out what a manual handler asked for after it had returned."""
@@ -117,8 +122,9 @@ class Fates:
             delivery.local_retries += 1
             self.run_again(delivery, outcome.delay)
 
-    def _requeue(self, delivery: Delivery, key: bytes) -> None:
+    def _requeue(self, delivery: Delivery) -> None:
         """Back to the queue at once; a second time within a second after a growing pause."""
+        key = identity_of(delivery)
         given_back_at, times = self._requeues.pop(key, (-REQUEUE_WINDOW, 0))
         times = times + 1 if time.monotonic() - given_back_at < REQUEUE_WINDOW else 1
 
@@ -175,7 +181,7 @@ class Fates:
 
         def store() -> None:
             if self._mover.dead_letter(delivery, failure, handler.dlq):
-                self._ledger.settled(identity_of(delivery))
+                self._ledger.settled(journal_key(delivery.queue, delivery.body))
 
         self._move(delivery, store)
         self.done(delivery)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
@@ -15,6 +16,9 @@ from limehub.workers.schedule import Order
 from limehub.workers.settlement import Asked, Fate, Rules
 
 __all__ = ["BoundHandler", "HandlerStats", "SettledHook", "Settlement", "object_key"]
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""Upper ends, in seconds, of the steps by which durations are counted; the last has none."""
 
 SettledHook = Callable[..., None]
 """delivery_settled(event, handler, outcome, seconds, error)"""
@@ -33,20 +37,43 @@ class HandlerStats:
     started: int = 0
     in_flight: int = 0
     open: int = 0
+    acked: int = 0
     seconds: float = 0.0
     longest: float = 0.0
-    outcomes: Counter[Fate] = field(factory=Counter)
+    durations: list[int] = field(factory=lambda: [0] * (len(BOUNDS) + 1))
+    others: Counter[Fate] = field(factory=Counter)
+
+    def acked_after(self, seconds: float) -> None:
+        """Count a run that went well."""
+        self.acked += 1
+        self._took(seconds)
 
     def add(self, fate: Fate, seconds: float) -> None:
-        """Count one finished run."""
-        self.outcomes[fate] += 1
+        """Count one finished run, however it went."""
+        if fate is Fate.ACK:
+            self.acked += 1
+        else:
+            self.others[fate] += 1
+        self._took(seconds)
+
+    @property
+    def outcomes(self) -> dict[Fate, int]:
+        """How many runs ended in which way."""
+        return ({Fate.ACK: self.acked} if self.acked else {}) | dict(self.others)
+
+    def _took(self, seconds: float) -> None:
         self.seconds += seconds
-        self.longest = max(self.longest, seconds)
+        if seconds > self.longest:
+            self.longest = seconds
+        self.durations[bisect_left(BOUNDS, seconds)] += 1
 
 
 @frozen(kw_only=True, eq=False)
 class BoundHandler:
-    """*name*: `<app>.<queue_name>`; *call*(event, message); *rules*: how failures are judged."""
+    """*name*: `<app>.<queue_name>`; *call*(event, message); *rules*: how failures are judged.
+
+    *timeout*: seconds after which *call* ends the run if it can; a run beyond it is overdue.
+    """
 
     name: str
     app: str
@@ -58,8 +85,20 @@ class BoundHandler:
     event_class: type[Event] = Event
     order: Order = "none"
     handler: Any = None
+    lane: str = "greenlet"
+    timeout: float | None = None
     stats: HandlerStats = field(factory=HandlerStats)
     hooks: tuple[SettledHook, ...] = ()
+    succeeds: Asked = field(init=False)
+    """What a run has asked for when it returned and all is well."""
+
+    @succeeds.default
+    def _succeeds(self) -> Asked:
+        return Asked.ACK if self.rules.manual or self.early_ack else Asked.NOTHING
+
+    def is_overdue(self, seconds: float) -> bool:
+        """Whether a run that has lasted *seconds* should have ended."""
+        return self.timeout is not None and seconds > self.timeout
 
 
 class Settlement:
@@ -74,7 +113,7 @@ class Settlement:
         "handler",
         "reason",
         "returned",
-        "slot",
+        "started",
     )
 
     def __init__(self, group: Settles, handler: BoundHandler, delivery: Delivery) -> None:
@@ -86,7 +125,7 @@ class Settlement:
         self.returned = False
         self.closed = False
         self.event: Event | None = None
-        self.slot = -1
+        self.started = 0.0
 
     @property
     def settled(self) -> bool:
@@ -129,9 +168,8 @@ _UNKNOWN = object()
 
 
 def _object_key(delivery: Delivery) -> Hashable:
-    named = delivery.properties
     try:
-        body = decode_body(delivery.body, named.get("content_type"), named.get("content_encoding"))
+        body = decode_body(delivery.body, *delivery.coding)
     except UndecodableBody:
         return None
     if not isinstance(body, Mapping) or not isinstance(body.get("id"), int | str):

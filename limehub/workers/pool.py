@@ -6,8 +6,8 @@ and handlers that do not wait cost no switch.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import gevent
@@ -104,9 +104,9 @@ class WorkerPool:
         return not self._closed and len(self._all) <= self.concurrency
 
     def _run_slice(self) -> None:
-        started = time.perf_counter()
-        while self._is_wanted() and self._step():
-            now = time.perf_counter()
-            if now - started > SLICE:
+        step = self._step
+        ends = perf_counter() + SLICE
+        while not self._closed and len(self._all) <= self.concurrency and step():
+            if perf_counter() > ends:
                 gevent.sleep(A_TURN)
-                started = time.perf_counter()
+                ends = perf_counter() + SLICE

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import random
-import time
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import gevent
@@ -24,12 +24,12 @@ from limehub.amqp.publisher import current_application
 from limehub.errors import HandlerCrash
 from limehub.events import Discard, Event, Message
 from limehub.workers.consumer import QueueConsumer
-from limehub.workers.crashes import CrashLedger, crash_delay, identity_of
+from limehub.workers.crashes import CrashLedger, crash_delay, journal_key
 from limehub.workers.fates import Fates
 from limehub.workers.handling import BoundHandler, Settlement
 from limehub.workers.mover import Mover
 from limehub.workers.schedule import Schedule
-from limehub.workers.settlement import Fate, Outcome, outcome_of
+from limehub.workers.settlement import DONE, Fate, Outcome, outcome_of
 
 __all__ = ["Runner"]
 
@@ -60,7 +60,7 @@ class Runner:
         self._crash_limit = crash_limit
         self._canary = canary
         self._consumers: Mapping[str, QueueConsumer] = {}
-        self._running: dict[Settlement, float] = {}
+        self._running: set[Settlement] = set()
 
     def connect(self, offer: Callable[[], None], consumers: Mapping[str, QueueConsumer]) -> None:
         """Say who wakes workers and whose queues these are."""
@@ -69,28 +69,19 @@ class Runner:
 
     def run(self, delivery: Delivery) -> None:
         """Run the handler of *delivery* and settle it. Raises GreenletExit only if we kill it."""
-        if delivery.is_stale:
+        plan = self._consumers[delivery.queue].plan
+        if not delivery.channel.usable:
             self.fates.drop(delivery)
             return
-        plan = self._consumers[delivery.queue].plan
         application = plan.applications.get(delivery.exchange)
         if application is None:
             self._foreign(delivery, excluded=delivery.exchange in plan.excluded)
             return
-        if delivery.damage is not None:
-            self.fates.bury(delivery, plan.handler, "undecodable", delivery.damage)
-            return
-        key = identity_of(delivery)
-        crashes = self._ledger.count_of(key)
-        if crashes and not self._may_run(delivery, plan.handler, crashes):
-            return
-        try:
-            if crashes:  # the acks of what has ended leave first: this run may kill the process
-                gevent.sleep(0)
-            self._handle(Settlement(self.fates, plan.handler, delivery), application, key)
-        finally:
-            if crashes:
-                self._canary.release()
+        key = journal_key(delivery.queue, delivery.body)
+        if self._ledger.has_suspects and self._ledger.count_of(key):
+            self._run_suspect(delivery, plan.handler, application, key)
+        else:
+            self._handle(delivery, plan.handler, application, key)
 
     def internal_error(self, delivery: Delivery, error: Exception) -> None:
         """Put away an event on which limehub itself failed, so that it fells nothing else."""
@@ -99,27 +90,33 @@ class Runner:
 
     def status(self) -> dict[str, Any]:
         """Return the state for status pages; times in seconds."""
-        now = time.perf_counter()
+        now = perf_counter()
         running = [
-            {"handler": s.handler.name, "queue": s.delivery.queue, "seconds": now - started}
-            for s, started in self._running.items()
+            {
+                "handler": run.handler.name,
+                "queue": run.delivery.queue,
+                "seconds": now - run.started,
+                "overdue": run.handler.is_overdue(now - run.started),
+            }
+            for run in self._running
         ]
         return {"running": running, **self.fates.status()}
 
     # -- the run ----------------------------------------------------------------------------------
 
-    def _handle(self, settlement: Settlement, application: str, key: bytes) -> None:
-        handler, delivery = settlement.handler, settlement.delivery
-        event = settlement.event = handler.event_class(
-            delivery, application=application, settler=settlement, attempt=delivery.attempts + 1
-        )
-        token = current_application.set(application)
-        slot = self._ledger.begin(key)
+    def _handle(
+        self, delivery: Delivery, handler: BoundHandler, application: str, key: bytes
+    ) -> None:
+        settlement = Settlement(self.fates, handler, delivery)
+        event = handler.event_class(delivery, application=application, settler=settlement)
+        current_application.set(application)
         stats = handler.stats
         stats.started += 1
         stats.in_flight += 1
-        started = self._running[settlement] = time.perf_counter()
+        slot = self._ledger.begin(key)
+        self._running.add(settlement)
         error: BaseException | None = None
+        started = settlement.started = perf_counter()
         try:
             if handler.early_ack:
                 settlement.ack()
@@ -132,12 +129,27 @@ class Runner:
                 raise GreenletExit from raised
             error = _from_the_plugin(raised)
         finally:
-            seconds = time.perf_counter() - started
-            del self._running[settlement]
+            seconds = perf_counter() - started
+            self._running.discard(settlement)
             stats.in_flight -= 1
             self._ledger.end(slot)
-            current_application.reset(token)
-        self._decide(settlement, event, error, seconds, key)
+        if error is None and settlement.asked is handler.succeeds:
+            self._succeed(settlement, event, seconds, key)
+        else:
+            self._decide(settlement, event, error, seconds, key)
+
+    def _succeed(self, settlement: Settlement, event: Event, seconds: float, key: bytes) -> None:
+        """Ack what went well: the way of nearly every event, so that it is kept short."""
+        handler = settlement.handler
+        settlement.returned = settlement.closed = True
+        handler.stats.acked_after(seconds)
+        if self._ledger.has_suspects:
+            self._ledger.settled(key)
+        self.fates.ack(settlement.delivery)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("handled", extra=_context(handler, event, DONE) | {"seconds": seconds})
+        for hook in handler.hooks:
+            hook(event, handler.handler, str(Fate.ACK), seconds, None)
 
     def _decide(
         self,
@@ -148,6 +160,7 @@ class Runner:
         key: bytes,
     ) -> None:
         handler, delivery = settlement.handler, settlement.delivery
+        settlement.event = event
         outcome = outcome_of(
             error,
             settlement.asked,
@@ -160,8 +173,6 @@ class Runner:
         handler.stats.add(outcome.fate, seconds)
         if error is not None:
             _report(handler, event, outcome, error)
-        elif log.isEnabledFor(logging.DEBUG):
-            log.debug("handled", extra=_context(handler, event, outcome) | {"seconds": seconds})
         if outcome.fate is not Fate.CRASH and not outcome.then_crash:
             self._ledger.settled(key)
         self.fates.carry_out(settlement, outcome, error, key)
@@ -187,6 +198,18 @@ class Runner:
         for each in (delivery, *self.schedule.drain(delivery.queue)):
             each.give_back()
         self.fates.done(delivery)
+
+    def _run_suspect(
+        self, delivery: Delivery, handler: BoundHandler, application: str, key: bytes
+    ) -> None:
+        """Run what was in flight in a crash: alone, after a while, and not for ever."""
+        if not self._may_run(delivery, handler, self._ledger.count_of(key)):
+            return
+        try:
+            gevent.sleep(0)  # the acks of what has ended leave first: this run may kill us
+            self._handle(delivery, handler, application, key)
+        finally:
+            self._canary.release()
 
     def _may_run(self, delivery: Delivery, handler: BoundHandler, crashes: int) -> bool:
         """Whether a suspect may run now; else it waits, or is buried at the limit."""
@@ -225,7 +248,7 @@ def _context(handler: BoundHandler, event: Event, outcome: Outcome) -> dict[str,
         "reason": outcome.reason,
         "routing_key": event.routing_key,
         "application": event.application,
-        "message_id": event.id,
+        "message_id": event._delivery.message_id,
         "attempt": event.attempt,
     }
 

@@ -35,6 +35,11 @@ class _Turn(Generic[Item]):
     behind: dict[Hashable, deque[Item]] = field(factory=dict)
     running: set[Item] = field(factory=set)
     listed: bool = False
+    free: bool = field(init=False)
+
+    @free.default
+    def _is_free(self) -> bool:
+        return self.order == "none"
 
     @property
     def runnable(self) -> bool:
@@ -69,8 +74,12 @@ class Schedule(Generic[Item]):
         """Return the next item that may run, or None."""
         if self._due:
             return self._due.popleft()
-        while self._ready:
-            turn = self._ready.popleft()
+        ready = self._ready
+        while ready:
+            turn = ready[0]
+            if turn.free and turn.waiting:
+                return self._take_freely(turn)
+            ready.popleft()
             turn.listed = False
             item = self._next_of(turn)
             self._list(turn)
@@ -78,9 +87,21 @@ class Schedule(Generic[Item]):
                 return item
         return None
 
+    def _take_freely(self, turn: _Turn[Item]) -> Item:
+        """Take from the first of those that are ready, then let the others go before it."""
+        item = turn.waiting.popleft()
+        if not turn.waiting:
+            self._ready.popleft()
+            turn.listed = False
+        elif len(self._ready) > 1:
+            self._ready.rotate(-1)
+        return item
+
     def done(self, item: Item) -> bool:
         """End the turn of *item*. Returns whether that lets another one run."""
         turn = self._turns[item.queue]
+        if turn.free:
+            return False
         turn.running.discard(item)
         if turn.order == "object":
             self._release(turn, turn.key_of(item))

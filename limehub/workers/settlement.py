@@ -26,7 +26,7 @@ from limehub.decoding import UndecodableBody
 from limehub.events import Discard, Reject, Retry
 from limehub.plugins.retry_policy import RetryPolicy
 
-__all__ = ["Asked", "Fate", "Outcome", "Policy", "Rules", "outcome_of"]
+__all__ = ["DONE", "Asked", "Fate", "Outcome", "Policy", "Rules", "outcome_of"]
 
 Policy = Literal["crash", "dead-letter", "retry", "discard"]
 
@@ -71,9 +71,11 @@ class Outcome:
     then_crash: bool = False
 
 
-_DONE = Outcome(Fate.ACK)
+DONE = Outcome(Fate.ACK)
+"""The outcome of a run that went well."""
+
 _BY_REQUEST = {
-    Asked.ACK: _DONE,
+    Asked.ACK: DONE,
     Asked.REJECT: Outcome(Fate.DEAD_LETTER, "rejected"),
     Asked.REQUEUE: Outcome(Fate.REQUEUE, "requeued"),
 }
@@ -102,7 +104,7 @@ def outcome_of(
 
 def _without_error(asked: Asked, rules: Rules) -> Outcome:
     if asked is Asked.NOTHING:
-        return Outcome(Fate.OPEN, "unsettled") if rules.manual else _DONE
+        return Outcome(Fate.OPEN, "unsettled") if rules.manual else DONE
     return _BY_REQUEST[asked]
 
 
@@ -111,7 +113,7 @@ def _after_settling(error: BaseException, asked: Asked, rules: Rules) -> Outcome
     if asked is not Asked.ACK:
         return _BY_REQUEST[asked]
     if isinstance(error, Discard):
-        return _DONE
+        return DONE
     if isinstance(error, (UndecodableBody, Reject)):  # acked early; no reason to stop the server
         return _put_away(error)
     return Outcome(Fate.DEAD_LETTER, "after-ack", then_crash=rules.policy == "crash")

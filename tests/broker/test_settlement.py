@@ -430,7 +430,12 @@ def test_properties_that_cannot_be_read_cost_their_message_and_not_the_connectio
     start: Start, vhost: Vhost, amqp: BlockingChannel, raw: bytes
 ) -> None:
     seen: list[Any] = []
-    hub = start(seen.append)
+
+    def handler(event: Event) -> None:
+        _ = event.headers
+        seen.append(event.body)
+
+    hub = start(handler)
     amqp.basic_publish("lime.default", "t.a", b'{"id": 1}', RawProperties(raw), mandatory=True)
     hub.publish("t.a", {"id": 2})
     assert settled(hub, vhost, in_dlq=1) == {"dead-letter": 1, "ack": 1}
@@ -440,6 +445,16 @@ def test_properties_that_cannot_be_read_cost_their_message_and_not_the_connectio
     assert body == b'{"id": 1}'
     assert properties.headers["x-limehub-reason"] == "undecodable"
     assert properties.headers["x-limehub-original-properties"] == raw
+
+
+def test_a_handler_that_needs_no_properties_runs_on_ones_that_cannot_be_read(
+    start: Start, vhost: Vhost, amqp: BlockingChannel
+) -> None:
+    seen: list[Any] = []
+    hub = start(seen.append)
+    amqp.basic_publish("lime.default", "t.a", b'{"id": 1}', RawProperties(_headers(_nested(3000))))
+    assert settled(hub, vhost, in_dlq=0) == {"ack": 1}
+    assert seen == [{"id": 1}]
 
 
 def test_a_handlers_own_timeout_around_a_publish_disturbs_nobody(

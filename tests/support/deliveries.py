@@ -23,7 +23,11 @@ class Wire:
     usable: bool = True
     told: list[str] = field(factory=list)
 
-    def ack(self, tag: int) -> None:
+    @property
+    def acks(self) -> Wire:
+        return self
+
+    def done(self, tag: int) -> None:
         self.told.append(f"ack {tag}")
 
     def reject(self, tag: int, *, requeue: bool) -> None:

@@ -41,7 +41,7 @@ def settlement_of(wire: Wire | None = None, late: Late | None = None) -> Settlem
 
 def event_of(body: bytes = b"{}", kind: type[Event] = LimeObjectEvent, **delivery: Any) -> Any:
     came = delivered(body, **delivery)
-    return kind(came, application="acme", settler=settlement_of(), attempt=1)
+    return kind(came, application="acme", settler=settlement_of())
 
 
 # -- events -------------------------------------------------------------------------------------
