@@ -80,14 +80,17 @@ def crash_delay(crashes: int) -> float:
 
 
 class CrashLedger:
-    """Counts crashes in *folder*. Without a writable folder it counts nothing and says so."""
+    """Counts crashes in *folder*. Without a writable folder it counts nothing and says so.
+
+    `suspects`: key of an event that has seen a crash -> (how many, when the last); mostly empty.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "crashes.json"
         self._lock_file = folder / "crashes.lock"
         self._journal_file = folder / f"inflight-{os.getpid()}-{os.urandom(4).hex()}.journal"
-        self._counts: dict[bytes, tuple[int, float]] = {}
-        self._journal: mmap.mmap | None = None
+        self.suspects: dict[bytes, tuple[int, float]] = {}
+        self._journal: mmap.mmap | bytearray = bytearray()
         self._descriptor = -1
         self._free: list[int] = []
         try:
@@ -101,32 +104,27 @@ class CrashLedger:
                 extra={"folder": str(folder), "cause": str(error)},
             )
 
-    @property
-    def has_suspects(self) -> bool:
-        """Whether any event has seen a crash."""
-        return bool(self._counts)
-
     def count_of(self, key: bytes) -> int:
         """Return how many crashes the event has seen."""
-        return self._counts[key][0] if self._counts and key in self._counts else 0
+        return self.suspects[key][0] if self.suspects and key in self.suspects else 0
 
     @property
     def counts(self) -> dict[str, int]:
         """All counted events, for status pages."""
-        return {key.hex(): count for key, (count, _) in self._counts.items()}
+        return {key.hex(): count for key, (count, _) in self.suspects.items()}
 
     def begin(self, key: bytes) -> int:
         """Note that the event runs now. Returns the slot for `end`, -1 if none is free."""
-        if not self._free or self._journal is None:
+        if not self._free:
             return -1
         slot = self._free.pop()
-        self._journal[slot * KEY_BYTES : (slot + 1) * KEY_BYTES] = key
+        self._journal[slot : slot + KEY_BYTES] = key
         return slot
 
     def end(self, slot: int) -> None:
         """Note that the run has ended."""
-        if slot >= 0 and self._journal is not None:
-            self._journal[slot * KEY_BYTES : (slot + 1) * KEY_BYTES] = _FREE
+        if slot >= 0 and self._journal:
+            self._journal[slot : slot + KEY_BYTES] = _FREE
             self._free.append(slot)
 
     def crashed(self, key: bytes) -> int:
@@ -138,21 +136,21 @@ class CrashLedger:
 
     def settled(self, key: bytes) -> None:
         """Forget the event: it came to an end."""
-        if self._counts and key in self._counts:
+        if self.suspects and key in self.suspects:
             with contextlib.suppress(OSError), self._locked():
-                self._counts.pop(key, None)
+                self.suspects.pop(key, None)
                 self._save()
 
     def close(self) -> None:
         """Give the journal up; nothing of it counts as a crash."""
-        if self._journal is not None:
+        if isinstance(self._journal, mmap.mmap):
             self._journal.close()
-            self._journal = None
+            self._journal, self._free = bytearray(), []
             self._journal_file.unlink(missing_ok=True)
             os.close(self._descriptor)
 
     def _count(self, key: bytes) -> None:
-        self._counts[key] = (self.count_of(key) + 1, time.time())
+        self.suspects[key] = (self.count_of(key) + 1, time.time())
 
     def _open_journal(self) -> None:
         self._descriptor = os.open(self._journal_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -160,7 +158,7 @@ class CrashLedger:
         # Reserved, not only sized: a write to a mapped page that a full disk cannot back is SIGBUS.
         os.posix_fallocate(self._descriptor, 0, SLOTS * KEY_BYTES)
         self._journal = mmap.mmap(self._descriptor, SLOTS * KEY_BYTES)
-        self._free = list(range(SLOTS - 1, -1, -1))
+        self._free = list(range(0, SLOTS * KEY_BYTES, KEY_BYTES))[::-1]
 
     def _collect(self, folder: Path) -> None:
         """Take over the journals of servers that died."""
@@ -183,22 +181,22 @@ class CrashLedger:
     def _load(self) -> None:
         try:
             stored: dict[str, Any] = json.loads(self._file.read_bytes())
-            self._counts = {
+            self.suspects = {
                 bytes.fromhex(key): (int(entry["count"]), float(entry["at"]))
                 for key, entry in stored.items()
             }
         except FileNotFoundError:
-            self._counts = {}
+            self.suspects = {}
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             log.warning("crash ledger is damaged; starting anew", extra={"file": str(self._file)})
-            self._counts = {}
+            self.suspects = {}
 
     def _save(self) -> None:
         oldest = time.time() - KEPT_SECONDS
-        fresh = [(key, entry) for key, entry in self._counts.items() if entry[1] > oldest]
+        fresh = [(key, entry) for key, entry in self.suspects.items() if entry[1] > oldest]
         fresh.sort(key=lambda item: item[1][1])
-        self._counts = dict(fresh[-KEPT_ENTRIES:])
-        stored = {key.hex(): {"count": n, "at": at} for key, (n, at) in self._counts.items()}
+        self.suspects = dict(fresh[-KEPT_ENTRIES:])
+        stored = {key.hex(): {"count": n, "at": at} for key, (n, at) in self.suspects.items()}
         draft = self._file.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(stored, indent=1))
         draft.replace(self._file)

@@ -44,9 +44,12 @@ class HandlerStats:
     others: Counter[Fate] = field(factory=Counter)
 
     def acked_after(self, seconds: float) -> None:
-        """Count a run that went well."""
+        """Count a run that went well; the same as `add`, which nearly every event takes."""
         self.acked += 1
-        self._took(seconds)
+        self.seconds += seconds
+        if seconds > self.longest:
+            self.longest = seconds
+        self.durations[bisect_left(BOUNDS, seconds)] += 1
 
     def add(self, fate: Fate, seconds: float) -> None:
         """Count one finished run, however it went."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import gevent
 from gevent import Greenlet
-from gevent.event import Event as Signal
+from gevent.hub import Waiter
 
 __all__ = ["WorkerPool"]
 
@@ -33,7 +33,8 @@ class WorkerPool:
         self.name = name
         self.concurrency = concurrency
         self._step = step
-        self._idle: list[Signal] = []
+        self._idle: list[Waiter] = []
+        self._wake = gevent.get_hub().loop.run_callback
         self._all: set[Greenlet[..., Any]] = set()
         self._waking = False
         self._closed = False
@@ -49,7 +50,7 @@ class WorkerPool:
             return
         if self._idle:
             self._waking = True
-            self._idle.pop().set()
+            self._wake(self._idle.pop().switch, None)
         elif len(self._all) < self.concurrency:
             self._waking = True
             worker = Greenlet(self._work)
@@ -65,8 +66,8 @@ class WorkerPool:
     def close(self) -> None:
         """End the idle workers; the others end after what they run now."""
         self._closed = True
-        for signal in self._idle:
-            signal.set()
+        for waiter in self._idle:
+            self._wake(waiter.switch, None)
         self._idle.clear()
 
     def join(self, timeout: float) -> bool:
@@ -83,21 +84,21 @@ class WorkerPool:
         return len(victims)
 
     def _work(self) -> None:
-        signal = Signal()
+        waiter = Waiter()
         try:
             while self._is_wanted():
                 self._waking = False
                 self._run_slice()
                 if not self._is_wanted():
                     return
-                signal.clear()
-                self._idle.append(signal)
-                signal.wait()
+                waiter.clear()
+                self._idle.append(waiter)
+                waiter.get()
         finally:
             self._waking = False
             self._all.discard(gevent.getcurrent())
-            if signal in self._idle:
-                self._idle.remove(signal)
+            if waiter in self._idle:
+                self._idle.remove(waiter)
             self.offer()  # whoever leaves a shrinking pool hands over what still waits
 
     def _is_wanted(self) -> bool:

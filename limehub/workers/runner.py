@@ -78,7 +78,7 @@ class Runner:
             self._foreign(delivery, excluded=delivery.exchange in plan.excluded)
             return
         key = journal_key(delivery.queue, delivery.body)
-        if self._ledger.has_suspects and self._ledger.count_of(key):
+        if self._ledger.suspects and self._ledger.count_of(key):
             self._run_suspect(delivery, plan.handler, application, key)
         else:
             self._handle(delivery, plan.handler, application, key)
@@ -143,7 +143,7 @@ class Runner:
         handler = settlement.handler
         settlement.returned = settlement.closed = True
         handler.stats.acked_after(seconds)
-        if self._ledger.has_suspects:
+        if self._ledger.suspects:
             self._ledger.settled(key)
         self.fates.ack(settlement.delivery)
         if log.isEnabledFor(logging.DEBUG):
