@@ -33,7 +33,7 @@ class WorkerPool:
         self.name = name
         self.concurrency = concurrency
         self._step = step
-        self._idle: list[Waiter] = []
+        self._idle: list[Waiter[Any]] = []
         self._wake = gevent.get_hub().loop.run_callback
         self._all: set[Greenlet[..., Any]] = set()
         self._waking = False
@@ -84,7 +84,7 @@ class WorkerPool:
         return len(victims)
 
     def _work(self) -> None:
-        waiter = Waiter()
+        waiter: Waiter[Any] = Waiter()
         try:
             while self._is_wanted():
                 self._waking = False
