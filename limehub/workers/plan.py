@@ -1,32 +1,27 @@
-"""From configuration and registry to what each group consumes. Pure."""
+"""From configuration and registry to what each group consumes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
-
-import gevent
 
 from limehub.amqp.topology import handler_queue_spec
 from limehub.config import Config
-from limehub.errors import ConfigError
-from limehub.events import Event, Message
-from limehub.plugins.lime import EventPublisher
 from limehub.plugins.options import RetryPolicy
 from limehub.plugins.registry import Handler, Registry
 from limehub.workers.consumer import QueuePlan
 from limehub.workers.handling import BoundHandler, SettledHook
+from limehub.workers.lanes.lanes import Lanes
 from limehub.workers.settlement import Policy, Rules
 
 __all__ = ["plans_of", "policy_of", "prefetch_of"]
 
-Call = Callable[[Event, Message], object]
 
+def plans_of(config: Config, registry: Registry, lanes: Lanes) -> dict[str, list[QueuePlan]]:
+    """Return group -> the queues that it consumes; groups without queues are left out.
 
-def plans_of(
-    config: Config, registry: Registry, publisher: EventPublisher
-) -> dict[str, list[QueuePlan]]:
-    """Return group -> the queues that it consumes; groups without queues are left out."""
+    Raises PluginError for a handler that cannot run in its lane.
+    """
     hooks = registry.settled_hooks
     plans: dict[str, list[QueuePlan]] = {}
     for handler in registry.handlers.values():
@@ -34,7 +29,7 @@ def plans_of(
         if not queues:
             continue
         group = config.event_handler.group_of(handler.app, handler.queue_name)
-        bound = _bound(config, handler, group, registry, publisher, hooks)
+        bound = _bound(config, handler, group, lanes, hooks)
         for queue, applications in queues.items():
             plans.setdefault(group, []).append(
                 _plan(config, handler, bound, group, queue, applications)
@@ -59,20 +54,19 @@ def _bound(
     config: Config,
     handler: Handler,
     group: str,
-    registry: Registry,
-    publisher: EventPublisher,
+    lanes: Lanes,
     hooks: tuple[SettledHook, ...],
 ) -> BoundHandler:
     options = handler.options
-    _refuse_other_lanes(config, handler, group)
+    lane = options.lane or config.event_handler.lane_of(group)
+    timeout = options.timeout or config.event_handler.timeout_of(group)
     return BoundHandler(
         name=handler.name,
         app=handler.app,
         dlq=handler.dlq,
-        call=_limited(
-            handler.form.bind(registry.services_for(handler, publisher)),
-            handler.options.timeout or config.event_handler.timeout_of(group),
-        ),
+        call=lanes.call_of(handler, group, lane, timeout),
+        lane=lane,
+        timeout=timeout,
         rules=Rules(
             policy=policy_of(config, handler),
             retry=options.retry or RetryPolicy(),
@@ -85,26 +79,6 @@ def _bound(
         handler=handler,
         hooks=hooks,
     )
-
-
-def _limited(call: Call, seconds: float | None) -> Call:
-    """Return *call* ended by TimeoutError at its next switch after *seconds*."""
-    if seconds is None:
-        return call
-
-    def limited(event: Event, message: Message) -> object:
-        with gevent.Timeout(seconds, TimeoutError(f"ran longer than {seconds:g} s")):
-            return call(event, message)
-
-    return limited
-
-
-def _refuse_other_lanes(config: Config, handler: Handler, group: str) -> None:
-    lane = handler.options.lane or config.event_handler.lane_of(group)
-    if lane != "greenlet":
-        raise ConfigError(
-            f"{handler.name}: lane {lane!r} is not available in this version; use 'greenlet'"
-        )
 
 
 def _plan(

@@ -9,29 +9,21 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import gevent
 import pytest
 
 from limehub.config import load
-from limehub.errors import ConfigError
-from limehub.events import Event, Message
+from limehub.errors import PluginError
 from limehub.plugins.registry import load_registry
+from limehub.testing import Outbox, make_event
 from limehub.workers.consumer import QueuePlan
+from limehub.workers.lanes.lanes import Lanes
 from limehub.workers.plan import plans_of, policy_of, prefetch_of
 
 Plans = dict[str, list[QueuePlan]]
 Plan = Callable[..., Plans]
-
-NO_EVENT = cast("tuple[Event, Message]", (None, None))
-
-
-class Unused:
-    """No handler here publishes."""
-
-    def publish(self, *_args: Any, **_options: Any) -> str:
-        raise AssertionError("nobody asked for it")
 
 
 @pytest.fixture
@@ -58,7 +50,7 @@ def plan(tmp_path: Path) -> Iterator[Plan]:
         config = load(file, {}).config
         registry = load_registry(config, entry_points=[entry_point(*app) for app in apps.items()])
         registry.raise_if_broken()
-        return plans_of(registry.config, registry, Unused())
+        return plans_of(registry.config, registry, Lanes(registry, Outbox()))
 
     yield make
     for name in modules:
@@ -255,19 +247,26 @@ def test_order_and_ack_of_each_form_reach_the_handler(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("toml", "options"),
+    ("toml", "options", "lane", "timeout"),
     [
-        ('event_handler.workers.default.lane = "thread"', {}),
-        ("", {"lane": "process"}),
-        ('event_handler.workers.default.lane = "greenlet"', {"lane": "thread"}),
+        ("", {}, "greenlet", None),
+        ('event_handler.workers.default.lane = "thread"', {}, "thread", None),
+        ("", {"lane": "thread", "timeout": 5}, "thread", 5),
+        ('event_handler.workers.default.lane = "process"', {"lane": "thread"}, "thread", None),
+        ("event_handler.workers.default.timeout = 9", {"timeout": 5}, "greenlet", 5),
+        ("event_handler.workers.default.timeout = 9", {}, "greenlet", 9),
     ],
-    ids=["group", "handler", "handler-over-group"],
 )
-def test_a_lane_that_does_not_exist_yet_is_refused_with_its_handler(
-    plan: Plan, toml: str, options: dict[str, Any]
+def test_the_closest_lane_and_timeout_win(
+    plan: Plan, toml: str, options: dict[str, Any], lane: str, timeout: float | None
 ) -> None:
-    with pytest.raises(ConfigError, match=r"app\.q: lane '(thread|process)'"):
-        plan(toml, {"app": [("q", "a.b", options)]})
+    handler = only(plan(toml, {"app": [("q", "a.b", options)]})).handler
+    assert (handler.lane, handler.timeout) == (lane, timeout)
+
+
+def test_a_handler_that_cannot_cross_into_its_lane_is_refused_by_name(plan: Plan) -> None:
+    with pytest.raises(PluginError, match=r"app\.q .*lane 'process': it is a lambda"):
+        plan("", {"app": [("q", "a.b", {"lane": "process"})]})
 
 
 @pytest.mark.parametrize(
@@ -287,7 +286,7 @@ def test_a_timeout_ends_a_run_with_an_error_that_says_how_long_it_was(
 
     handler = only(plan(toml, {"app": [("q", "a.b", {**options, "handler": endless})]})).handler
     with pytest.raises(TimeoutError, match=r"0\.01 s"):
-        handler.call(*NO_EVENT)
+        handler.call(*make_event({}))
 
 
 def test_a_run_that_ends_in_time_is_left_alone_by_its_timeout(plan: Plan) -> None:
@@ -298,5 +297,5 @@ def test_a_run_that_ends_in_time_is_left_alone_by_its_timeout(plan: Plan) -> Non
 
     options = {"timeout": 30, "handler": quick}
     handler = only(plan("", {"app": [("q", "a.b", options)]})).handler
-    handler.call(*NO_EVENT)
+    handler.call(*make_event({}))
     assert ran == [True]
