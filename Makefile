@@ -1,6 +1,6 @@
 # Everything a newcomer or a CI machine needs; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint format clean setup broker
+.PHONY: help run test soak bench lint format clean setup broker
 SHELL := /bin/sh
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --import-mode=importlib tests $(wildcard plugins/*/tests)
@@ -20,11 +20,16 @@ test: setup broker ## linters, types and the whole test suite; ARGS="-k retry"
 soak: setup broker ## the test suite with full durations and more rounds
 	@LIMEHUB_SOAK=1 $(PYTEST) $(ARGS)
 
+bench: setup broker ## limehub beside its peers; SECTIONS="p1000 p10" ROUNDS=3 PEERS="limehub yapw"
+	@scripts/bench-setup
+	@$(BIN)/python -m benchmarks $(if $(SECTIONS),--sections $(SECTIONS)) \
+	  $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy --strict scripts tests/support
+	@$(BIN)/mypy --strict --exclude '^benchmarks/peers/' scripts tests/support benchmarks
 
 format: setup ## put the code into its one format
 	@$(BIN)/ruff check --fix-only --quiet .

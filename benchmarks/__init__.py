@@ -1,0 +1,1 @@
+"""limehub beside its peers: `make bench`; docs/benchmarks.md explains the tables."""

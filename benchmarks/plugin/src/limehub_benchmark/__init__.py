@@ -1,0 +1,1 @@
+"""limehub's part in `make bench`: three small plugins."""

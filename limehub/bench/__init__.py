@@ -1,0 +1,1 @@
+"""`limehub bench`: how fast limehub is on a person's own broker, with queues of its own."""
