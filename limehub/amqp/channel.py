@@ -16,7 +16,8 @@ from gevent.event import AsyncResult
 
 from limehub.amqp.acks import AckWindow
 from limehub.amqp.delivery import Delivery, Subscription
-from limehub.amqp.frames import reject_frame
+from limehub.amqp.frames import content_frames, publish_method, reject_frame
+from limehub.amqp.message import Outgoing, wire_properties
 from limehub.errors import (
     BrokerError,
     ChannelClosed,
@@ -220,20 +221,20 @@ class Channel:
     ) -> None:
         """Turn confirms on: *on_confirm*(tag, multiple, acked), *on_return*(method, ..., body)."""
 
-        def confirmed(frame: Any) -> None:
-            acked = isinstance(frame.method, pika.spec.Basic.Ack)
-            on_confirm(frame.method.delivery_tag, frame.method.multiple, acked)
-
         self._pika.add_on_return_callback(
             lambda _channel, method, properties, body: on_return(method, properties, body)
         )
-        self._wait(lambda done: self._pika.confirm_delivery(confirmed, callback=done))
+        self.connection.confirms[self.number] = on_confirm
+        self._wait(lambda done: self._pika.confirm_delivery(_read_by_ourselves, callback=done))
 
-    def publish(
-        self, exchange: str, routing_key: str, body: bytes, properties: Any, *, mandatory: bool
-    ) -> None:
-        """Send a message; with confirms on the answer comes to `on_confirm`."""
-        self._tell_raw("basic_publish", exchange, routing_key, body, properties, mandatory)
+    def publish(self, message: Outgoing) -> None:
+        """Send *message*; with confirms on the answer comes to `on_confirm`."""
+        if not self.usable:
+            self._check_open()
+        method = publish_method(message.exchange, message.routing_key, message.mandatory)
+        properties, frame_max = wire_properties(message), self.connection.frame_max
+        frames = content_frames(self.number, method, properties, message.body, frame_max)
+        self._outlet.write(frames)
 
     def close(self) -> None:
         """Close in order: acks written before are processed first; unacked deliveries go back."""
@@ -261,6 +262,7 @@ class Channel:
         self.usable = False
         if self._pika is not None:
             self._routes.pop(self.number, None)
+            self.connection.confirms.pop(self.number, None)
         for result in list(self._waiting):
             result.set_exception(error)
         if self.on_closed:
@@ -307,6 +309,10 @@ class Channel:
             return done.get()
         finally:
             self._waiting.discard(done)
+
+
+def _read_by_ourselves(_frame: Any) -> None:
+    """pika wants somebody to call; confirms never reach it."""
 
 
 def _translated(error: BaseException) -> BrokerError:

@@ -18,7 +18,10 @@ __all__ = [
     "Route",
     "ack_frame",
     "address_of",
+    "confirm_of",
     "content_coding",
+    "content_frames",
+    "publish_method",
     "reject_frame",
     "scan",
     "short_string",
@@ -31,11 +34,18 @@ OVERHEAD = 8
 
 SMALLEST_HEADER = OVERHEAD + 14
 DELIVER = b"\x00\x3c\x00\x3c"
+PUBLISH = b"\x00\x3c\x00\x28\x00\x00"
+ACK_METHOD, NACK_METHOD = 80, 120
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 _frame = Struct(">BHI").unpack_from
 _header = Struct(">BHIHHQ").unpack_from
 _tag = Struct(">QB").unpack_from
+_confirm = Struct(">BHIHHQB").unpack_from
+_begin = Struct(">BHI").pack
+_next = Struct(">BBHI").pack
+_content = Struct(">BBHIHHQ").pack
+_END = bytes((END,))
 _settle = Struct(">BHIHHQBB").pack
 
 Found = TypeVar("Found")
@@ -118,6 +128,42 @@ def ack_frame(channel: int, tag: int, multiple: bool) -> bytes:
 def reject_frame(channel: int, tag: int, requeue: bool) -> bytes:
     """Return Basic.Reject of *tag*."""
     return _settle(METHOD, channel, 13, 60, 90, tag, requeue, END)
+
+
+@lru_cache(maxsize=1024)
+def publish_method(exchange: str, routing_key: str, mandatory: bool) -> bytes:
+    """Return the payload of Basic.Publish. Raises ValueError for a name above 255 bytes."""
+    addressed = short_string(exchange) + short_string(routing_key)
+    return PUBLISH + addressed + bytes((mandatory,))
+
+
+def content_frames(
+    channel: int, method: bytes, properties: bytes, body: bytes, frame_max: int
+) -> bytes:
+    """Return the frames of a message: *method* payload, header with *properties*, body."""
+    header_size, room = 12 + len(properties), frame_max - OVERHEAD
+    pieces = [
+        _begin(METHOD, channel, len(method)),
+        method,
+        _content(END, HEADER, channel, header_size, 60, 0, len(body)),
+        properties,
+    ]
+    for at in range(0, len(body), room):
+        part = body[at : at + room]
+        pieces += (_next(END, BODY, channel, len(part)), part)
+    pieces.append(_END)
+    return b"".join(pieces)
+
+
+def confirm_of(buffer: bytes, at: int) -> tuple[int, int, bool, bool] | None:
+    """Return (channel, tag, multiple, acked) if the frame at *at* is Basic.Ack or Basic.Nack."""
+    if buffer[at] != METHOD or buffer[at + 7 : at + 10] != b"\x00\x3c\x00":
+        return None
+    kind = buffer[at + 10]
+    if kind not in (ACK_METHOD, NACK_METHOD):
+        return None
+    _, channel, _size, _class, _method, tag, multiple = _confirm(buffer, at)
+    return channel, tag, multiple & 1 == 1, kind == ACK_METHOD
 
 
 def short_string(text: str) -> bytes:

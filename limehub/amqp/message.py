@@ -11,6 +11,8 @@ from typing import Any
 import pika
 from attrs import field, frozen
 
+from limehub.amqp.properties import encode_properties
+
 __all__ = [
     "Outgoing",
     "encodable",
@@ -18,7 +20,7 @@ __all__ = [
     "encoded_size",
     "header_size",
     "short",
-    "to_pika",
+    "wire_properties",
 ]
 
 PERSISTENT = 2
@@ -46,15 +48,14 @@ def encode_body(body: Any) -> bytes:
     return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
 
 
-def to_pika(message: Outgoing) -> pika.BasicProperties:
-    """Return pika's form of the properties and headers of *message*."""
-    properties = {**message.properties, "delivery_mode": PERSISTENT}
-    return pika.BasicProperties(headers=dict(message.headers) or None, **properties)
+def wire_properties(message: Outgoing) -> bytes:
+    """Return properties and headers of *message* as they go over the wire."""
+    return encode_properties({**message.properties, "delivery_mode": PERSISTENT}, message.headers)
 
 
 def encoded_size(message: Outgoing) -> int:
     """Return the bytes of the content header frame of *message*; it must fit into frame_max."""
-    return 22 + sum(len(piece) for piece in to_pika(message).encode())
+    return 20 + len(wire_properties(message))
 
 
 def header_size(name: str, value: Any) -> int:
@@ -75,6 +76,8 @@ def encodable(value: Any, depth: int = 0) -> Any:
 
     pika 1.4 decodes 64-bit unsigned and more, but refuses to encode floats (measured).
     """
+    if not depth and _is_plain(value):
+        return value
     if value is None or isinstance(value, (bool, bytes)):
         return value
     if isinstance(value, str):
@@ -88,6 +91,14 @@ def encodable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (Mapping, list, tuple)):
         return _nested(value, depth + 1)
     return repr(value).encode("utf-8", "backslashreplace")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a table of short ASCII texts, as nearly all headers are."""
+    return type(value) is dict and all(
+        type(name) is str is type(text) and len(name) < 256 and name.isascii() and text.isascii()
+        for name, text in value.items()
+    )
 
 
 def _nested(value: Any, depth: int) -> Any:

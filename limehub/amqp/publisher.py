@@ -16,18 +16,19 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
+from itertools import takewhile
 from typing import Any
 from uuid import uuid4
 
 import gevent
-from attrs import define, evolve, field
-from gevent.event import AsyncResult
+from attrs import evolve
+from gevent.hub import Waiter
 from gevent.lock import RLock
 
 from limehub.amqp.channel import Channel
 from limehub.amqp.connection import BrokerConnection, ConnectionSettings
 from limehub.amqp.home import Home
-from limehub.amqp.message import Outgoing, encodable, encode_body, to_pika
+from limehub.amqp.message import Outgoing, encodable, encode_body
 from limehub.config.url import BrokerUrl
 from limehub.errors import (
     BrokerError,
@@ -48,6 +49,8 @@ current_application: ContextVar[str | None] = ContextVar("current_application", 
 """The application whose event is being handled in this greenlet."""
 
 RECONNECT_CAP = 1.0
+CLOCK = 0.1
+"""Seconds between two looks at deadlines."""
 
 
 class Publisher:
@@ -111,7 +114,7 @@ class Publisher:
             exchange=target,
             routing_key=key,
             body=encode_body(body),
-            headers=encodable(headers or {}),
+            headers=encodable(headers) if headers else {},
             properties=properties,
             mandatory=mandatory,
         )
@@ -211,11 +214,16 @@ def _open_session(settings: ConnectionSettings, name: str) -> _Session:
         raise
 
 
-@define(eq=False)
 class _Pending:
-    message: Outgoing
-    confirmed: AsyncResult[None] = field(factory=AsyncResult)
-    returned: str | None = None
+    """A message on its way: whoever published it waits in *confirmed*."""
+
+    __slots__ = ("confirmed", "deadline", "message", "returned")
+
+    def __init__(self, message: Outgoing, deadline: float) -> None:
+        self.message = message
+        self.deadline = deadline
+        self.confirmed: Waiter[None] = Waiter()
+        self.returned: str | None = None
 
 
 class _Session:
@@ -226,13 +234,15 @@ class _Session:
         self._exchanges = {""}
         self._pending: dict[int, _Pending] = {}
         self._next_tag = 1
+        self._loop = gevent.get_hub().loop
+        self._clock: Any = None
         self._channel: Channel = connection.open_channel()
         self._channel.on_closed = self._fail_all
         self._channel.confirm(self._on_confirm, self._on_return)
 
     @property
     def is_open(self) -> bool:
-        return self.connection.is_open and self._channel.is_open
+        return self._channel.usable
 
     def check_exchange(self, name: str) -> None:
         """Ask for *name* on a channel of its own: a missing one would close ours under others."""
@@ -248,39 +258,51 @@ class _Session:
     def publish(self, message: Outgoing, deadline: float) -> None:
         if not self.is_open:  # closed for another message: its error is not this one's
             raise ConnectionLost("the channel was closed meanwhile")
-        pending = _Pending(message)
+        self._channel.publish(message)
         tag = self._next_tag
-        self._channel.publish(
-            message.exchange,
-            message.routing_key,
-            message.body,
-            to_pika(message),
-            mandatory=message.mandatory,
-        )
         self._next_tag += 1
-        self._pending[tag] = pending
-        self._await(pending, tag, deadline)
-
-    def _await(self, pending: _Pending, tag: int, deadline: float) -> None:
+        pending = self._pending[tag] = _Pending(message, deadline)
+        if self._clock is None:
+            self._start_clock()
         try:
-            # Not get(timeout): its Timeout could not be told from one that a handler has set.
-            pending.confirmed.wait(max(0.0, deadline - time.monotonic()))
-            if not pending.confirmed.ready():
-                blocked = self.connection.blocked
-                why = (
-                    f"the broker blocks publishing: {blocked}" if blocked else "no confirm in time"
-                )
-                raise ConfirmTimeout(f"{why}; the message may or may not be stored")
             pending.confirmed.get()
         finally:
             self._pending.pop(tag, None)
 
     def _on_confirm(self, tag: int, multiple: bool, acked: bool) -> None:
-        tags = [each for each in self._pending if each <= tag] if multiple else [tag]
-        for each in tags:
+        upto = takewhile(lambda each: each <= tag, self._pending)  # they stand in their order
+        for each in list(upto) if multiple else [tag]:
             pending = self._pending.pop(each, None)
             if pending is not None:
-                _answer(pending, acked)
+                self._answer(pending, _verdict(pending, acked))
+
+    def _answer(self, pending: _Pending, error: BrokerError | None) -> None:
+        # Not at once: this runs in the hub while it reads.
+        if error is None:
+            self._loop.run_callback(pending.confirmed.switch, None)
+        else:
+            self._loop.run_callback(pending.confirmed.throw, error)
+
+    # One clock for all that wait: a timer each would cost more than the publish.
+
+    def _start_clock(self) -> None:
+        self._clock = self._loop.timer(CLOCK, CLOCK)
+        self._clock.start(self._tick)
+
+    def _tick(self) -> None:
+        if not self._pending:
+            self._clock.stop()
+            self._clock.close()
+            self._clock = None
+            return
+        now = time.monotonic()
+        for tag in [tag for tag, each in self._pending.items() if each.deadline <= now]:
+            self._answer(self._pending.pop(tag), self._too_late())
+
+    def _too_late(self) -> ConfirmTimeout:
+        blocked = self.connection.blocked
+        why = f"the broker blocks publishing: {blocked}" if blocked else "no confirm in time"
+        return ConfirmTimeout(f"{why}; the message may or may not be stored")
 
     def _on_return(self, method: Any, properties: Any, body: bytes) -> None:
         """A return names no tag and comes before its confirm; equal messages are alike to it."""
@@ -307,18 +329,17 @@ class _Session:
         refused = ours and len(waiting) == 1 and not isinstance(error, ExchangeMissing)
         verdict = MessageRefused(str(error)) if refused else ConnectionLost(str(error))
         for pending in waiting:
-            pending.confirmed.set_exception(verdict)
+            self._answer(pending, verdict)
         if ours:  # confirms of this channel will never come
             self.connection.abort(ConnectionLost(str(error)))
 
 
-def _answer(pending: _Pending, acked: bool) -> None:
+def _verdict(pending: _Pending, acked: bool) -> BrokerError | None:
+    """Return what went wrong with a message that the broker has answered for, if anything."""
+    if acked and pending.returned is None:
+        return None
     message = pending.message
     where = f"routing key {message.routing_key!r} on exchange {message.exchange!r}"
     if pending.returned is not None:
-        reached = f"{where} reaches no queue ({pending.returned})"
-        pending.confirmed.set_exception(Unroutable(reached))
-    elif acked:
-        pending.confirmed.set(None)
-    else:
-        pending.confirmed.set_exception(MessageRefused(f"the broker refused a message: {where}"))
+        return Unroutable(f"{where} reaches no queue ({pending.returned})")
+    return MessageRefused(f"the broker refused a message: {where}")

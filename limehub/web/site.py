@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
+from limehub.amqp.settings import connection_settings
 from limehub.config import Config
 from limehub.config.address import Address
 from limehub.errors import ConfigError
-from limehub.web.app import Shown, create_app
 from limehub.web.binding import url_of
 from limehub.web.health import HealthListener, HealthState, Pulse
-from limehub.web.listener import WebServer
+from limehub.web.shown import Shown
 from limehub.web.tokens import Tokens
+
+if TYPE_CHECKING:
+    from limehub.deadletters.office import Office
+    from limehub.web.listener import WebServer
 
 __all__ = ["Site"]
 
 log = logging.getLogger(__name__)
 
 
-class Routes(Protocol):
-    """Who adds the plugins' blueprints; `limehub.plugins.registry.Registry` does."""
+class Installed(Protocol):
+    """The plugins and their blueprints, as `limehub.plugins.registry.Registry` has them."""
+
+    @property
+    def plugins(self) -> Mapping[str, Any]: ...
 
     def add_routes(self, app: Any) -> None: ...
 
@@ -29,7 +37,7 @@ class Hosting(Shown, Protocol):
     """What a site needs of the server."""
 
     @property
-    def registry(self) -> Routes: ...
+    def registry(self) -> Installed: ...
 
 
 class Site:
@@ -44,6 +52,7 @@ class Site:
         self._state = HealthState(max_stall=server.max_stall, detail=self._detail())
         self._pulse = Pulse(self._state)
         self._web_server: WebServer | None = None
+        self._office: Office | None = None
         self._health_listener: HealthListener | None = None
         self.web_url: str | None = None
         self.health_url: str | None = None
@@ -62,6 +71,9 @@ class Site:
         """Stop listening; harmless if it never started."""
         if self._web_server is not None:
             self._web_server.stop()
+        if self._office is not None:
+            self._office.close()
+            self._office = None
         if self._health_listener is not None:
             self._health_listener.stop()
         self._pulse.stop()
@@ -69,6 +81,10 @@ class Site:
     def note(self, missing: tuple[str, ...]) -> None:
         """Tell the health listener what keeps the server from being ready; () = nothing."""
         self._state.missing = missing
+
+    def blame(self, culprit: str | None) -> None:
+        """Tell the health listener who keeps the hub busy; None = nobody. From any thread."""
+        self._state.culprit = culprit
 
     def stalled_for(self) -> float:
         """Return the seconds since the hub last turned, 0 if it turns."""
@@ -84,8 +100,15 @@ class Site:
         self._state.detail = self._detail()
 
     def _build(self, address: Address) -> WebServer:
-        app = create_app(self._server, self._tokens)
-        self._server.registry.add_routes(app)
+        # Flask costs 12 MB and a tenth of a second: not where there is no web.
+        from limehub.deadletters.office import Office
+        from limehub.web.app import create_app
+        from limehub.web.listener import WebServer
+
+        config, registry = self._server.config, self._server.registry
+        self._office = Office.of(config, connection_settings(config), registry.plugins)
+        app = create_app(self._server, self._tokens, self._office)
+        registry.add_routes(app)
         return WebServer(app, address)
 
     def _detail(self) -> bool:

@@ -19,7 +19,7 @@ from limehub.amqp.message import (
     encoded_size,
     header_size,
     short,
-    to_pika,
+    wire_properties,
 )
 
 
@@ -108,7 +108,9 @@ def test_a_short_string_is_at_most_255_bytes_of_whole_characters(
 
 def test_every_message_is_persistent_and_mandatory_whatever_its_properties_say() -> None:
     message = Outgoing(exchange="", routing_key="q", body=b"", properties={"delivery_mode": 1})
-    assert to_pika(message).delivery_mode == 2
+    came = pika.BasicProperties()
+    came.decode(wire_properties(message))
+    assert came.delivery_mode == 2
     assert message.mandatory
 
 

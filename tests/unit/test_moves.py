@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from limehub.amqp import headers as own
 from limehub.amqp import moves
 from limehub.amqp.delivery import Delivery
-from limehub.amqp.message import Outgoing, to_pika
+from limehub.amqp.message import Outgoing, wire_properties
 from limehub.amqp.moves import Failure, failure_of
 from tests.support.deliveries import QUEUE, delivered
 
@@ -95,12 +95,12 @@ def dead(
 def sent(message: Outgoing) -> pika.BasicProperties:
     """Return the properties as the other side reads them."""
     came = pika.BasicProperties()
-    came.decode(b"".join(to_pika(message).encode()))
+    came.decode(wire_properties(message))
     return came
 
 
 def frame_bytes(message: Outgoing) -> int:
-    return HEADER_FRAME_BYTES + sum(len(piece) for piece in to_pika(message).encode())
+    return HEADER_FRAME_BYTES + len(wire_properties(message))
 
 
 def arrived(message: Outgoing, queue: str) -> Delivery:
