@@ -184,8 +184,9 @@ class RabbitNode:
         if call is None:
             return self.ctl("eval", f"{expression}.")
         address = f"127.0.0.1:{self.ports.distribution}"
+        me = f"c{secrets.token_hex(4)}"  # two of one name at a time: the node refuses the second
         printed = self._ask(
-            [call, "-address", address, "-c", self._cookie, "-e"], f"{expression}.\n"
+            [call, "-h", me, "-address", address, "-c", self._cookie, "-e"], f"{expression}.\n"
         )
         if not printed.startswith("{ok, "):
             raise NodeError(f"{expression}: {printed}")

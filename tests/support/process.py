@@ -167,11 +167,13 @@ class Workplace:
     """A folder with a limehub.toml and installed packages, where `limehub` commands run.
 
     *environ* is added to a clean environment (no LIMEHUB_* of the person who runs the tests).
+    *prefix*: a command that runs each of the started commands, such as `ip netns exec NAME`.
     """
 
     folder: Path
     python: Path
     environ: dict[str, str] = field(factory=dict)
+    prefix: tuple[str, ...] = ()
     _started: list[LimehubProcess] = field(factory=list)
 
     @property
@@ -204,7 +206,7 @@ class Workplace:
         log = self.folder / f"output-{len(self._started)}.log"
         with log.open("wb") as output:
             child = subprocess.Popen(
-                dies_with_parent([str(self.python), *arguments]),
+                dies_with_parent([*self.prefix, str(self.python), *arguments]),
                 cwd=self.folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
