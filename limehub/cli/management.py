@@ -5,25 +5,19 @@ AMQP lists neither queues nor bindings nor policies. https://www.rabbitmq.com/do
 
 from __future__ import annotations
 
-import base64
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
-from attrs import field, frozen
+from attrs import frozen
 
 from limehub.cli.findings import Finding, Level
 from limehub.cli.inspection import Topology
 from limehub.config import QUEUE_NAMESPACE, BrokerUrl
-from limehub.errors import BrokerError
+from limehub.management import ManagementApi
 
 __all__ = ["BrokerLists", "management_findings", "read_lists"]
 
-TIMEOUT = 5.0
-MAX_BYTES = 64 * 1024 * 1024
 QUEUE_COLUMNS = "name,messages,exclusive,policy,operator_policy,effective_policy_definition"
 LOSING_POLICIES = ("message-ttl", "max-length", "max-length-bytes", "expires", "delivery-limit")
 
@@ -41,7 +35,7 @@ def read_lists(management_url: str, broker: BrokerUrl) -> BrokerLists:
 
     Credentials: those of *management_url*, else those of the broker.
     """
-    api = _Api.of(management_url, broker)
+    api = ManagementApi.of(management_url, broker)
     vhost = quote(broker.vhost, safe="")
     queues = api.get(f"queues/{vhost}?columns={QUEUE_COLUMNS}")
     bindings = api.get(f"bindings/{vhost}")
@@ -117,49 +111,3 @@ def _policies(queues: Iterable[Mapping[str, Any]], wanted: set[str]) -> Iterator
 
 def _warning(subject: str, text: str) -> Finding:
     return Finding(kind="topology", level=Level.WARNING, subject=subject, text=text)
-
-
-@frozen(kw_only=True)
-class _Api:
-    address: str
-    authorization: str = field(repr=False)
-    is_loopback: bool
-
-    @classmethod
-    def of(cls, management_url: str, broker: BrokerUrl) -> _Api:
-        parts = urlsplit(management_url)
-        user = broker.username if parts.username is None else unquote(parts.username)
-        password = broker.password if parts.username is None else unquote(parts.password or "")
-        place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
-        token = base64.b64encode(f"{user}:{password}".encode()).decode()
-        return cls(
-            address=place.geturl().rstrip("/").removesuffix("/api"),
-            authorization=f"Basic {token}",
-            is_loopback=parts.hostname in ("localhost", "127.0.0.1", "::1"),
-        )
-
-    def get(self, path: str) -> list[dict[str, Any]]:
-        """Return the list at *path* below `/api/`. Raises BrokerError."""
-        request = urllib.request.Request(  # noqa: S310 - the configuration allows http, https
-            f"{self.address}/api/{path}", headers={"Authorization": self.authorization}
-        )
-        proxies: dict[str, str] | None = {} if self.is_loopback else None
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect)
-        try:
-            with opener.open(request, timeout=TIMEOUT) as answer:
-                found = json.loads(answer.read(MAX_BYTES))
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise BrokerError(f"{self.address}: {error.code} {error.reason}") from None
-        except (OSError, ValueError) as error:
-            raise BrokerError(f"{self.address}: {getattr(error, 'reason', error)}") from None
-        if not isinstance(found, list):
-            raise BrokerError(f"{self.address}: is no management API")
-        return found
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would send the credentials along to wherever it is sent."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None

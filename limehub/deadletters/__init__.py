@@ -1,13 +1,21 @@
 """One service over the dead letter queues: list, show, requeue, delete; for command, API and page.
 
-Delivery -> item (pure) -> filters (pure) -> service          walk: who reads a queue, one at a time
+Delivery -> item -> filters, groups -> service -> results     walk: who reads a queue, one at a time
+targets, trash, preparing: what is sent (pure) -> movers      operations: long work, with progress
 """
 
 from __future__ import annotations
 
 from limehub.deadletters.filters import Filter
 from limehub.deadletters.item import DeadLetter, WholeDeadLetter
-from limehub.deadletters.service import DeadLetterDesk, UnknownApp, UnknownDeadLetter
+from limehub.deadletters.operations import Operation, Operations, TooManyOperations
+from limehub.deadletters.results import Progress
+from limehub.deadletters.service import (
+    DeadLetterDesk,
+    UnknownApp,
+    UnknownDeadLetter,
+    UnknownDeletion,
+)
 from limehub.deadletters.walk import DeskBusy
 
 __all__ = [
@@ -15,7 +23,12 @@ __all__ = [
     "DeadLetterDesk",
     "DeskBusy",
     "Filter",
+    "Operation",
+    "Operations",
+    "Progress",
+    "TooManyOperations",
     "UnknownApp",
     "UnknownDeadLetter",
+    "UnknownDeletion",
     "WholeDeadLetter",
 ]

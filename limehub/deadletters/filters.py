@@ -10,7 +10,9 @@ from functools import cached_property
 from attrs import fields, frozen
 
 from limehub.config import QUEUE_NAMESPACE, alike
+from limehub.deadletters.groups import group_of
 from limehub.deadletters.item import DeadLetter
+from limehub.deadletters.plain import HEAD_BYTES
 from limehub.routing_keys import matches
 
 __all__ = ["Filter", "moment"]
@@ -25,7 +27,8 @@ class Filter:
 
     *handler*: `<app>.<queue_name>`, the queue name alone, or the full queue, dash and underscore
     alike; *routing_key*: topic pattern; *exception_type*: whole or its last part; *text*: somewhere
-    in body, exception, routing key or message id, case ignored; *since* <= last failure < *until*.
+    in the body's first 64 KiB, exception, routing key or message id, case ignored; *group*: the
+    id of a group; *since* <= last failure < *until*.
     """
 
     handler: str | None = None
@@ -35,6 +38,7 @@ class Filter:
     text: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    group: str | None = None
     ids: frozenset[str] | None = None
 
     @property
@@ -46,6 +50,7 @@ class Filter:
         """Whether *letter*, whose message has *body*, is meant."""
         return (
             (self.ids is None or letter.id in self.ids)
+            and (self.group is None or group_of(letter) == self.group)
             and self.application in (None, letter.application)
             and self._is_of_handler(letter)
             and (self.routing_key is None or matches(self.routing_key, letter.routing_key))
@@ -76,7 +81,7 @@ class Filter:
         if self.text is None:
             return True
         told = (letter.exception.type, letter.exception.message, letter.routing_key)
-        places = (*told, letter.message_id or "", body.decode("utf-8", "replace"))
+        places = (*told, letter.message_id or "", body[:HEAD_BYTES].decode("utf-8", "replace"))
         return any(needle in place.casefold() for place in places for needle in self._needles)
 
     @cached_property
@@ -100,4 +105,7 @@ def moment(text: str, *, now: datetime) -> datetime:
         raise ValueError(
             f"{text!r} is no time; write 2030-01-31, 2030-01-31T12:00Z, or 30m, 2h, 7d for ago"
         ) from None
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    try:
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is beyond all calendars") from None

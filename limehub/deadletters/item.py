@@ -8,22 +8,53 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import field, frozen
 
 from limehub.amqp import headers as own
 from limehub.amqp.moves import Movable
 from limehub.config import QUEUE_NAMESPACE
-from limehub.deadletters.plain import BodyEncoding, body_of, plain, preview_of, rfc3339, text_of
+from limehub.deadletters.plain import (
+    HEAD_BYTES,
+    BodyEncoding,
+    body_of,
+    head_of,
+    moment_of,
+    plain,
+    preview_of,
+    text_of,
+)
+from limehub.deadletters.wire import FLAT, to_json
 
-__all__ = ["ApplicationOf", "Cause", "DeadLetter", "WholeDeadLetter", "read", "read_whole"]
+__all__ = [
+    "EXPIRES_AT",
+    "FOREIGN",
+    "ApplicationOf",
+    "Cause",
+    "DeadLetter",
+    "WholeDeadLetter",
+    "is_foreign",
+    "read",
+    "read_whole",
+]
+
+EXPIRES_AT = "x-limehub-expires-at"
+"""When a letter that was deleted and brought back expires; its `expiration` began anew."""
+
+FOREIGN = "x-limehub-foreign"
+"""On a letter of the broker's that was deleted and brought back: nobody vouches for its queue."""
 
 ApplicationOf = Callable[[str], str | None]
 """Exchange -> the application whose events it carries, None if it is not one of ours."""
 
+SHOWN_BYTES = 1024 * 1024
+"""A larger body is shown by its beginning."""
+
+_ID = re.compile(r"[A-Za-z0-9._:@+=~-]{1,128}")
 # Looking at a message changes them: they must not change its id.
 _COUNTERS = frozenset(["x-delivery-count", "x-acquired-count"])
 
@@ -64,42 +95,49 @@ class DeadLetter:
 
     def as_item(self) -> dict[str, Any]:
         """Return it as JSON shows it in a list."""
-        return asdict(self, value_serializer=_serialized)
+        return dict(to_json(self))
 
 
 @frozen(kw_only=True)
 class WholeDeadLetter:
-    """A dead letter with everything that its message holds. *body*: see `plain.body_of`."""
+    """A dead letter with everything that its message holds. *body*: see `plain.body_of`; of a
+    large one the beginning only, then *body_truncated*."""
 
-    item: DeadLetter
+    item: DeadLetter = field(metadata=FLAT)
     body: Any
     body_encoding: BodyEncoding
+    body_truncated: bool
     headers: Mapping[str, Any]
     properties: Mapping[str, Any]
     traceback: str
 
     def as_whole(self) -> dict[str, Any]:
         """Return it as JSON shows it alone."""
-        return {
-            **self.item.as_item(),
-            "body": self.body,
-            "body_encoding": self.body_encoding,
-            "headers": dict(self.headers),
-            "properties": dict(self.properties),
-            "traceback": self.traceback,
-        }
+        return dict(to_json(self))
 
 
-def read(delivery: Movable, application_of: ApplicationOf) -> DeadLetter:
-    """Return what *delivery*, a message of a dead letter queue, says about itself."""
+def is_foreign(delivery: Movable) -> bool:
+    """Whether the broker, or a stranger, put it into the dead letter queue."""
+    return not delivery.is_moved or bool(delivery.headers.get(FOREIGN))
+
+
+def read(
+    delivery: Movable, application_of: ApplicationOf, *, size: int | None = None
+) -> DeadLetter:
+    """Return what *delivery*, a message of a dead letter queue, says about itself.
+
+    *size*: bytes of its body, if that is not whole.
+    """
     story = _own_story(delivery) if delivery.is_moved else _foreign_story(delivery)
     properties, exchange = delivery.properties, story["exchange"]
+    size = len(delivery.body) if size is None else size
+    told = moment_of(delivery.headers.get(EXPIRES_AT)) if delivery.is_moved else None
     return DeadLetter(
-        id=_id(delivery),
+        id=_id(delivery, size),
         message_id=text_of(properties.get("message_id")) or None,
         application=application_of(exchange) or _application_in(exchange),
-        expires_at=_expiry(story["last_failed_at"], properties.get("expiration")),
-        size=len(delivery.body),
+        expires_at=told or _expiry(story["last_failed_at"], properties.get("expiration")),
+        size=size,
         content_type=text_of(properties.get("content_type")) or None,
         preview=preview_of(delivery.body),
         **story,
@@ -109,19 +147,21 @@ def read(delivery: Movable, application_of: ApplicationOf) -> DeadLetter:
 def read_whole(delivery: Movable, item: DeadLetter) -> WholeDeadLetter:
     """Return *item*, which was read from *delivery*, with body, headers and properties."""
     encoding = text_of(delivery.properties.get("content_encoding")) or None
-    body, body_encoding = body_of(delivery.body, item.content_type, encoding)
+    is_large = len(delivery.body) > SHOWN_BYTES
+    body, body_encoding = (
+        head_of(delivery.body[:HEAD_BYTES])
+        if is_large
+        else body_of(delivery.body, item.content_type, encoding)
+    )
     return WholeDeadLetter(
         item=item,
         body=body,
         body_encoding=body_encoding,
+        body_truncated=is_large,
         headers=plain(delivery.headers),
         properties=plain(delivery.properties),
         traceback=text_of(delivery.headers.get(own.TRACEBACK)) if delivery.is_moved else "",
     )
-
-
-def _serialized(_owner: Any, _attribute: Any, value: Any) -> Any:
-    return rfc3339(value) if isinstance(value, datetime) else value
 
 
 def _own_story(delivery: Movable) -> dict[str, Any]:
@@ -139,8 +179,8 @@ def _own_story(delivery: Movable) -> dict[str, Any]:
         ),
         "reason": text_of(headers.get(own.REASON)) or text_of(_deaths(headers)[0].get("reason")),
         "attempts": own.whole(headers.get(own.ATTEMPTS)),
-        "first_failed_at": _moment(headers.get(own.FIRST_FAILURE)),
-        "last_failed_at": _moment(headers.get(own.LAST_FAILURE)),
+        "first_failed_at": moment_of(headers.get(own.FIRST_FAILURE)),
+        "last_failed_at": moment_of(headers.get(own.LAST_FAILURE)),
     }
 
 
@@ -159,8 +199,8 @@ def _foreign_story(delivery: Movable) -> dict[str, Any]:
         "exception": Cause(),
         "reason": text_of(newest.get("reason")),
         "attempts": own.whole(newest.get("count")),
-        "first_failed_at": _moment(oldest.get("time")),
-        "last_failed_at": _moment(newest.get("time")),
+        "first_failed_at": moment_of(oldest.get("time")),
+        "last_failed_at": moment_of(newest.get("time")),
     }
 
 
@@ -171,17 +211,20 @@ def _deaths(headers: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [entry for entry in given if isinstance(entry, Mapping)] or [{}]
 
 
-def _id(delivery: Movable) -> str:
+def _id(delivery: Movable, size: int) -> str:
+    """Return its own id if that can stand in a URL, else a hash of all that it is."""
     given = delivery.headers.get(own.ID) if delivery.is_moved else None
-    return given if isinstance(given, str) and given else _fingerprint(delivery)
+    is_good = isinstance(given, str) and _ID.fullmatch(given) and given.strip(".")
+    return str(given) if is_good else _fingerprint(delivery, size)
 
 
-def _fingerprint(delivery: Movable) -> str:
-    """Return a hash of all that a foreign message is; the same whenever it is looked at."""
+def _fingerprint(delivery: Movable, size: int) -> str:
+    """Return a hash of what a foreign message is; the same whenever it is looked at, and whether
+    its body is whole or cut."""
     headers = {name: value for name, value in delivery.headers.items() if name not in _COUNTERS}
-    parts = [delivery.exchange, delivery.routing_key, delivery.properties, headers]
+    parts = [delivery.exchange, delivery.routing_key, delivery.properties, headers, size]
     envelope = json.dumps([plain(part) for part in parts], sort_keys=True)
-    return hashlib.sha256(envelope.encode() + b"\n" + delivery.body).hexdigest()[:32]
+    return hashlib.sha256(envelope.encode() + b"\n" + delivery.body[:HEAD_BYTES]).hexdigest()[:32]
 
 
 def _application_in(exchange: str) -> str | None:
@@ -191,17 +234,6 @@ def _application_in(exchange: str) -> str | None:
 
 def _handler_in(queue: str) -> str:
     return queue.removeprefix(QUEUE_NAMESPACE) if queue.startswith(QUEUE_NAMESPACE) else ""
-
-
-def _moment(value: Any) -> datetime | None:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    if not isinstance(value, datetime):
-        return None
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _expiry(failed_at: datetime | None, expiration: Any) -> datetime | None:

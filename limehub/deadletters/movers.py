@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from attrs import define, field
 from gevent.pool import Pool
 
 from limehub.amqp.delivery import Delivery
+from limehub.amqp.message import Outgoing
 from limehub.amqp.publisher import Publisher
-from limehub.deadletters.item import ApplicationOf, DeadLetter
-from limehub.deadletters.results import Failed
-from limehub.deadletters.targets import is_too_large, objection, requeued
+from limehub.deadletters.item import DeadLetter
+from limehub.deadletters.results import Failed, Progress
+from limehub.deadletters.targets import is_too_large
 from limehub.deadletters.walk import Walk
 from limehub.errors import BrokerError, MessageRefused, Unroutable
 
-__all__ = ["Mover", "Remover", "Sender", "Tally"]
+__all__ = ["Mover", "Prepare", "Remover", "Sender", "Tally"]
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +26,29 @@ PIPELINE = 32
 
 SEND_TIMEOUT = 30.0
 
+Prepare = Callable[[DeadLetter, Delivery], Outgoing | str]
+"""Makes of a dead letter what is sent, or says why it stays."""
+
 
 @define(eq=False, kw_only=True)
 class Tally:
     """Counts while an action runs. *found*: ids taken up; *trouble*: why the rest is left alone."""
 
+    progress: Progress
     done: int = 0
     found: set[str] = field(factory=set)
     failed: list[Failed] = field(factory=list)
     trouble: str | None = None
 
+    def succeed(self) -> None:
+        """Note that one is done."""
+        self.done += 1
+        self.progress.done += 1
+
     def fail(self, identity: str, reason: str) -> None:
         """Note that one stays where it is."""
         self.failed.append(Failed(id=identity, reason=reason))
+        self.progress.failed += 1
 
 
 class Remover:
@@ -49,7 +61,7 @@ class Remover:
     def start(self, letter: DeadLetter, delivery: Delivery) -> None:
         """Take it out of the queue."""
         if self._walk.ack(delivery):
-            self._tally.done += 1
+            self._tally.succeed()
         else:
             self._tally.fail(letter.id, "the connection was lost before it was removed")
 
@@ -58,24 +70,13 @@ class Remover:
 
 
 class Sender:
-    """Publishes with confirms, many at once, then acks. *to*: None = the handler's own queue."""
+    """Publishes what *prepare* makes of each, with confirms, many at once, then acks."""
 
-    def __init__(
-        self,
-        walk: Walk,
-        tally: Tally,
-        *,
-        publisher: Publisher,
-        app: str,
-        to: str | None,
-        application_of: ApplicationOf,
-    ) -> None:
+    def __init__(self, walk: Walk, tally: Tally, publisher: Publisher, prepare: Prepare) -> None:
         self._remover = Remover(walk, tally)
         self._tally = tally
         self._publisher = publisher
-        self._app = app
-        self._to = to
-        self._application_of = application_of
+        self._prepare = prepare
         self._gone: dict[str, str] = {}
         self._pool = Pool(PIPELINE)
 
@@ -89,35 +90,30 @@ class Sender:
 
     def _guarded(self, letter: DeadLetter, delivery: Delivery) -> None:
         try:
-            problem = self._problem(letter, delivery) or self._sent(letter, delivery)
+            problem = self._tally.trouble or self._moved(letter, delivery)
         except Exception as error:  # border of a greenlet: one odd message must not hide itself
-            log.exception("cannot requeue dead letter", extra={"id": letter.id, "app": self._app})
+            log.exception("cannot move dead letter", extra={"id": letter.id})
             problem = f"it cannot be sent: {type(error).__name__}: {error}"
         if problem:
             self._tally.fail(letter.id, problem)
 
-    def _problem(self, letter: DeadLetter, delivery: Delivery) -> str:
-        queue = self._to or letter.queue
-        return (
-            self._tally.trouble
-            or self._gone.get(queue)
-            or objection(
-                letter,
-                self._to,
-                app=self._app,
-                is_foreign=not delivery.is_moved,
-                ours=self._application_of(letter.exchange) is not None,
-            )
-        )
+    def _moved(self, letter: DeadLetter, delivery: Delivery) -> str:
+        """Return why it stays; empty if it is moved."""
+        message = self._prepare(letter, delivery)
+        if isinstance(message, str):
+            return message
+        problem = self._gone.get(message.routing_key) or self._sent(message)
+        if not problem:
+            self._remover.start(letter, delivery)
+        return problem
 
-    def _sent(self, letter: DeadLetter, delivery: Delivery) -> str:
-        queue = self._to or letter.queue
-        message = requeued(delivery, letter, queue)
+    def _sent(self, message: Outgoing) -> str:
         if is_too_large(message, self._publisher.frame_max):
             return "its headers do not fit into a frame of the broker"
         try:
             self._publisher.send(message, timeout=SEND_TIMEOUT)
         except Unroutable:
+            queue = message.routing_key
             self._gone[queue] = f"queue {queue} does not exist; start the server that has it"
             return self._gone[queue]
         except MessageRefused as error:
@@ -125,7 +121,6 @@ class Sender:
         except BrokerError as error:  # the next ones would wait as long and fail as well
             self._tally.trouble = str(error)
             return self._tally.trouble
-        self._remover.start(letter, delivery)
         return ""
 
 

@@ -12,11 +12,24 @@ from typing import Any, Literal
 
 from limehub.decoding import UndecodableBody, decode_body
 
-__all__ = ["PREVIEW_CHARS", "BodyEncoding", "body_of", "plain", "preview_of", "rfc3339", "text_of"]
+__all__ = [
+    "HEAD_BYTES",
+    "PREVIEW_CHARS",
+    "BodyEncoding",
+    "body_of",
+    "head_of",
+    "moment_of",
+    "plain",
+    "preview_of",
+    "rfc3339",
+    "text_of",
+]
 
 BodyEncoding = Literal["json", "text", "base64"]
 
 PREVIEW_CHARS = 200
+HEAD_BYTES = 65_536
+"""So much of a body is looked at: in lists, and by the filter `text`."""
 _LAYOUT = frozenset("\t\r\n")
 
 
@@ -51,12 +64,27 @@ def rfc3339(moment: datetime | None) -> str | None:
     return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def moment_of(value: Any) -> datetime | None:
+    """Return the time that a header holds, in UTC; None if it holds none."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:  # the year 1, or 9999, in another time zone
+        return None
+
+
 def preview_of(body: bytes) -> str:
     """Return the beginning of *body* on one line, inert: what does not print is escaped."""
     head = body[: 4 * PREVIEW_CHARS]
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     text = decoder.decode(head, final=len(head) == len(body))[:PREVIEW_CHARS]
-    return "".join(map(_inert, text))[:PREVIEW_CHARS]
+    return text if text.isprintable() else "".join(map(_inert, text))[:PREVIEW_CHARS]
 
 
 def _inert(letter: str) -> str:
@@ -77,6 +105,12 @@ def body_of(
     if not _survives_json(value):
         return _raw(body)
     return value, "text" if _is_text(content_type) else "json"
+
+
+def head_of(body: bytes) -> tuple[str, BodyEncoding]:
+    """Return the beginning of a large body, cut anywhere, as text if it is text, else base64."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(body)
+    return _raw(body) if "\ufffd" in text else _raw(text.encode())
 
 
 def _raw(body: bytes) -> tuple[str, BodyEncoding]:

@@ -16,22 +16,30 @@ __all__ = ["Search"]
 
 @define(eq=False, kw_only=True)
 class Search:
-    """Looks through letters once. *after*: the id behind which the page begins; *deadline*:
-    monotonic seconds. `matched` counts all that *which* means, also outside the page."""
+    """Looks through letters once. *after*: the id behind which the page begins; *budget*: seconds
+    to look from there on. `matched` counts all that *which* means, also outside the page."""
 
     which: Filter
     limit: int
     after: str | None
-    deadline: float
+    budget: float
     items: list[DeadLetter] = field(factory=list)
     matched: int = 0
     ran_out_of_time: bool = False
     has_more: bool = False
     found_cursor: bool = field(init=False)
     _last: str | None = None
+    _deadline: float = field(init=False, default=float("inf"))
 
     def __attrs_post_init__(self) -> None:
-        self.found_cursor = self.after is None
+        self.found_cursor = False
+        if self.after is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        """A page begins. The way to it takes as long as it takes: else none would come nearer."""
+        self.found_cursor = True
+        self._deadline = time.monotonic() + self.budget
 
     def run(self, letters: Iterable[tuple[DeadLetter, Delivery]]) -> None:
         """Look until the page is full; with a filter until the end, to count."""
@@ -39,7 +47,7 @@ class Search:
             self._consider(letter, delivery.body)
             if self.has_more and self.which.is_everything:
                 return
-            if time.monotonic() > self.deadline:
+            if time.monotonic() > self._deadline:
                 self.ran_out_of_time = True
                 return
 
@@ -55,7 +63,8 @@ class Search:
         matches = self.which.matches(letter, body)
         self.matched += matches
         if not self.found_cursor:
-            self.found_cursor = letter.id == self.after
+            if letter.id == self.after:
+                self._begin()
             return
         if not matches:
             self._last = letter.id

@@ -1,39 +1,51 @@
-"""The dead-letter desk: list, show, requeue and delete what is in the apps' dead letter queues.
+"""The dead-letter desk: list, group, show, requeue, delete, bring back what is in the apps' queues.
 
-A requeue is a confirmed publish to the queue of the handler that failed, then the ack: if we die
-between the two there is a duplicate, never a loss.
+A move is a confirmed publish, then the ack: if we die between the two there is a duplicate, never a
+loss. What is deleted waits in a queue of its own until its undo window is over.
 """
 
 from __future__ import annotations
 
+import builtins
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from uuid import uuid4
 
+import gevent
 from attrs import evolve
 
 from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.delivery import Delivery
 from limehub.amqp.publisher import Publisher
+from limehub.amqp.topology import declare_queue, dlq_spec
 from limehub.config import QUEUE_NAMESPACE, name_problem, suggestion
 from limehub.config.names import find_alike
 from limehub.deadletters.filters import Filter
+from limehub.deadletters.groups import Grouping
 from limehub.deadletters.item import ApplicationOf, DeadLetter, WholeDeadLetter, read, read_whole
 from limehub.deadletters.movers import Mover, Remover, Sender, Tally
-from limehub.deadletters.results import AppCount, Moved, Page, Verb
+from limehub.deadletters.plain import HEAD_BYTES
+from limehub.deadletters.preparing import Requeue, restoring, trashing
+from limehub.deadletters.results import AppCount, Deletion, GroupList, Moved, Page, Progress, Verb
 from limehub.deadletters.search import Search
+from limehub.deadletters.trash import Deleting, deletion_of, trash_of
 from limehub.deadletters.walk import LOCK_PATIENCE, Walk, count, is_busy, walking
+from limehub.deadletters.wear import renew_if_worn
 from limehub.errors import BrokerError, ConnectionLost, NothingMatched, QueueMissing
 
-__all__ = ["DeadLetterDesk", "UnknownApp", "UnknownDeadLetter", "dlq_of"]
+__all__ = ["DeadLetterDesk", "UnknownApp", "UnknownDeadLetter", "UnknownDeletion", "dlq_of"]
 
 log = logging.getLogger(__name__)
 
 LIST_BUDGET = 60.0
+BREATH = 64
+"""After so many letters others get a turn: the hub also serves the handlers."""
 EVERYTHING = Filter()
+
+Chosen = Callable[[DeadLetter, Delivery], bool]
 
 
 class UnknownApp(NothingMatched):
@@ -44,17 +56,26 @@ class UnknownDeadLetter(NothingMatched):
     """No dead letter of the app has this id (any more)."""
 
 
+class UnknownDeletion(NothingMatched):
+    """Nothing of this deletion is there (any more)."""
+
+
 def dlq_of(app: str) -> str:
     """Return the name of an app's dead letter queue."""
     return f"{QUEUE_NAMESPACE}{app}.dlq"
 
 
+def _no_others() -> Iterable[str]:
+    return ()
+
+
 class DeadLetterDesk:
     """Works straight on the broker, without a database of its own.
 
-    *connect*: opens a new connection; *apps*: the installed packages; *application_of*: exchange ->
-    application or None; *patience*: seconds to wait for another walker of the same queue. *app* may
-    also be one that is no longer installed, as long as its queue exists.
+    *connect*: opens a new connection; *apps*: the installed packages; *others*: asks which apps
+    have a dead letter queue besides; *application_of*: exchange -> application or None; *patience*:
+    seconds to wait for another walker of the same queue; *queue_type*: of the queues for deleted
+    letters. *app* may also be one that nobody lists, as long as its queue exists.
     """
 
     def __init__(
@@ -64,21 +85,29 @@ class DeadLetterDesk:
         publisher: Publisher,
         apps: Iterable[str],
         application_of: ApplicationOf,
+        others: Callable[[], Iterable[str]] = _no_others,
         patience: float = LOCK_PATIENCE,
+        queue_type: str = "classic",
     ) -> None:
         self._connect = connect
         self._publisher = publisher
         self._apps = tuple(sorted(app for app in apps if name_problem(app) is None))
+        self._others = others
         self._application_of = application_of
         self._patience = patience
+        self._queue_type = queue_type
+
+    # -- looking ----------------------------------------------------------------------------------
 
     def apps(self) -> tuple[AppCount, ...]:
-        """Return the installed apps with the number of their dead letters. Raises BrokerError."""
-        connection = self._connect()
-        try:
-            return tuple(_app_count(connection, app) for app in self._apps)
-        finally:
-            connection.close()
+        """Return the apps with the number of their dead letters. Raises BrokerError."""
+        names = self._all_apps()
+
+        def counts(connection: BrokerConnection) -> tuple[AppCount, ...]:
+            return tuple(_app_count(connection, app, app in self._apps) for app in names)
+
+        found: tuple[AppCount, ...] = self._publisher.call(counts)
+        return found
 
     def list(
         self,
@@ -88,32 +117,88 @@ class DeadLetterDesk:
         limit: int = 50,
         after: str | None = None,
         budget: float = LIST_BUDGET,
+        progress: Progress | None = None,
     ) -> Page:
         """Return up to *limit* (at least 1) dead letters, oldest first. *after*: a page's `next`.
 
-        *budget*: seconds to look for matches. Raises UnknownApp, UnknownDeadLetter if *after* is
-        gone, DeskBusy, BrokerError.
+        *budget*: seconds to look for matches, from *after* on. Raises UnknownApp,
+        UnknownDeadLetter if *after* is gone, DeskBusy, BrokerError.
         """
-        deadline = time.monotonic() + budget
-        search = Search(which=which, limit=limit, after=after, deadline=deadline)
+        search = Search(which=which, limit=limit, after=after, budget=budget)
         app, as_of = self._known(app), datetime.now(UTC)
-        with self._walk(app) as walk:
+        with self._looking(app) as walk:
             if walk is not None:
-                search.run(self._letters(walk))
+                search.run(self._letters(walk, progress))
             _require_cursor(app, search)
             return _page(app, search, walk, as_of)
+
+    def groups(
+        self, app: str, which: Filter = EVERYTHING, *, progress: Progress | None = None
+    ) -> GroupList:
+        """Return the dead letters by exception type and place. Raises as `list`."""
+        grouping, app, as_of = Grouping(), self._known(app), datetime.now(UTC)
+        progress = progress or Progress()
+        with self._looking(app) as walk:
+            for letter, delivery in self._letters(walk, progress) if walk else ():
+                if which.matches(letter, delivery.body):
+                    grouping.add(letter)
+                    progress.done += 1
+            return GroupList(
+                app=app,
+                queue=dlq_of(app),
+                total=walk.total if walk else 0,
+                matched=grouping.matched,
+                groups=grouping.groups(),
+                ungrouped=grouping.ungrouped,
+                complete=not progress.stop and (not walk or walk.is_complete),
+                as_of=as_of,
+            )
 
     def show(self, app: str, identity: str) -> WholeDeadLetter:
         """Return one dead letter, whole.
 
         Raises UnknownApp, UnknownDeadLetter, DeskBusy, BrokerError.
         """
+        letter, delivery = self._find(app, identity)
+        return read_whole(delivery, letter)
+
+    def body(self, app: str, identity: str) -> bytes:
+        """Return the body of one dead letter, byte for byte. Raises as `show`."""
+        return self._find(app, identity)[1].body
+
+    def export(
+        self, app: str, which: Filter = EVERYTHING, *, progress: Progress | None = None
+    ) -> Generator[WholeDeadLetter, None, None]:
+        """Yield the dead letters whole, oldest first; the queue is held until the last is taken.
+
+        Raises UnknownApp, DeskBusy, BrokerError.
+        """
+        with self._looking(self._known(app), heads=None) as walk:
+            for letter, delivery in self._letters(walk, progress) if walk else ():
+                if which.matches(letter, delivery.body):
+                    yield read_whole(delivery, letter)
+
+    def deletions(self, app: str) -> tuple[Deletion, ...]:
+        """Return what can be brought back, the newest first. Raises UnknownApp, BrokerError."""
         app = self._known(app)
-        with self._walk(app) as walk:
-            for letter, delivery in self._letters(walk) if walk else ():
-                if letter.id == identity:
-                    return read_whole(delivery, letter)
-        raise UnknownDeadLetter(_gone(app, identity))
+        counts: Counter[Deleting] = Counter()
+        with self._looking(app, trash=True) as walk:
+            for _, delivery in self._letters(walk) if walk else ():
+                deleting = deletion_of(delivery.headers)
+                counts.update([deleting] if deleting else [])
+        return tuple(
+            Deletion(
+                operation=one.operation,
+                app=app,
+                count=number,
+                by=one.by,
+                deleted_at=one.at,
+                undo_until=one.undo_until,
+            )
+            for one, number in sorted(counts.items(), key=lambda pair: pair[0].at, reverse=True)
+        )
+
+    # -- moving -----------------------------------------------------------------------------------
 
     def requeue(
         self,
@@ -122,29 +207,95 @@ class DeadLetterDesk:
         *,
         limit: int | None = None,
         to: str | None = None,
+        body: bytes | None = None,
+        must_exist: bool = False,
+        operation: str | None = None,
+        progress: Progress | None = None,
     ) -> Moved:
         """Send dead letters back to the queues of the handlers that failed, or to the queue *to*.
 
-        Of those that are there at the start, the first *limit* that *which* means. What cannot be
-        sent stays, in order, and is in `failed`. Raises UnknownApp, DeskBusy, BrokerError.
+        Of those that are there at the start, the first *limit* that *which* means; with *body* in
+        place of their own. What cannot be sent stays, in order, and is in `failed`. *operation*:
+        an id for it; *must_exist*: raises UnknownDeadLetter if none is there. Raises UnknownApp,
+        DeskBusy, BrokerError.
         """
         app = self._known(app)
+        prepare = Requeue(app=app, to=to, body=body, application_of=self._application_of)
 
         def sender(walk: Walk, tally: Tally) -> Mover:
-            return Sender(
-                walk,
-                tally,
-                publisher=self._publisher,
-                app=app,
-                to=to,
-                application_of=self._application_of,
-            )
+            return Sender(walk, tally, self._publisher, prepare)
 
-        return self._move("requeued", app, which, limit, sender)
+        moved = self._move("requeued", app, which, limit, sender, operation, progress)
+        return _required(moved, app, which) if must_exist else moved
 
-    def delete(self, app: str, which: Filter = EVERYTHING, *, limit: int | None = None) -> Moved:
-        """Remove dead letters for good. Arguments and errors as of `requeue`."""
-        return self._move("deleted", self._known(app), which, limit, Remover)
+    def delete(
+        self,
+        app: str,
+        which: Filter = EVERYTHING,
+        *,
+        limit: int | None = None,
+        for_good: bool = False,
+        must_exist: bool = False,
+        by: str = "",
+        operation: str | None = None,
+        progress: Progress | None = None,
+    ) -> Moved:
+        """Remove dead letters; unless *for_good* they can be brought back for an hour.
+
+        *by*: who does it. The rest, and the errors, as of `requeue`.
+        """
+        app, operation = self._known(app), operation or str(uuid4())
+        if app not in self._apps and not self._exists(app):
+            raise self._unknown(app)  # before there is a queue for what it deletes
+        if for_good:
+            moved = self._move("deleted", app, which, limit, Remover, operation, progress)
+            return _required(moved, app, which) if must_exist else moved
+        deleting = Deleting(operation=operation, at=datetime.now(UTC), by=by)
+        prepare = trashing(dlq_of(app), deleting, self._publisher)
+        self._declare_trash(app)
+
+        def sender(walk: Walk, tally: Tally) -> Mover:
+            return Sender(walk, tally, self._publisher, prepare)
+
+        moved = self._move("deleted", app, which, limit, sender, operation, progress)
+        if must_exist:
+            _required(moved, app, which)
+        return evolve(moved, undo_until=deleting.undo_until) if moved.count else moved
+
+    def undo(
+        self, deletion: str, *, app: str | None = None, progress: Progress | None = None
+    ) -> Moved:
+        """Bring back what the operation *deletion* deleted; to the end of its queue.
+
+        *app*: None looks through all apps. Raises UnknownDeletion, UnknownApp, DeskBusy,
+        BrokerError.
+        """
+        if app is None:
+            names = [one for one in self._all_apps() if self._has_trash(one)]
+        else:
+            names = [self._known(app)]
+        for name in names:
+            moved = self._bring_back(name, deletion, progress)
+            if not moved.found_nothing:
+                return moved
+        raise UnknownDeletion(f"nothing can be brought back of operation {deletion!r} (any more)")
+
+    def _bring_back(self, app: str, deletion: str, progress: Progress | None) -> Moved:
+        tally, remaining = Tally(progress=progress or Progress()), 0
+
+        def chosen(_letter: DeadLetter, delivery: Delivery) -> bool:
+            deleting = deletion_of(delivery.headers)
+            return deleting is not None and deleting.operation == deletion
+
+        with self._walk(app, trash=True) as walk:
+            if walk is not None:
+                sender = Sender(walk, tally, self._publisher, restoring(dlq_of(app)))
+                self._carry_out(walk, sender, tally, chosen, None, "restored")
+                remaining = count(walk.connection, dlq_of(app)) if tally.done else 0
+        log.info("moved dead letters", extra=_context(app, "restored", tally, remaining))
+        return Moved.of(
+            "restored", tally.done, tally.failed, operation=deletion, remaining=remaining
+        )
 
     def _move(
         self,
@@ -153,23 +304,38 @@ class DeadLetterDesk:
         which: Filter,
         limit: int | None,
         mover_of: Callable[[Walk, Tally], Mover],
+        operation: str | None,
+        progress: Progress | None,
     ) -> Moved:
-        tally, remaining = Tally(), 0
+        tally, remaining = Tally(progress=progress or Progress()), 0
+
+        def chosen(letter: DeadLetter, delivery: Delivery) -> bool:
+            return which.matches(letter, delivery.body)
+
+        most = _lowest(limit, None if which.ids is None else len(which.ids))
         with self._walk(app) as walk:
             if walk is not None:
-                remaining = self._carry_out(walk, mover_of(walk, tally), tally, which, limit, verb)
+                mover = mover_of(walk, tally)
+                remaining = self._carry_out(walk, mover, tally, chosen, most, verb)
         missing = () if len(tally.found) == limit or tally.trouble else which.ids or ()
         for identity in sorted(set(missing) - tally.found):
             tally.fail(identity, _gone(app, identity))
         log.info("moved dead letters", extra=_context(app, verb, tally, remaining))
-        return Moved(verb=verb, count=tally.done, failed=tuple(tally.failed), remaining=remaining)
+        identity = operation or str(uuid4())
+        return Moved.of(verb, tally.done, tally.failed, operation=identity, remaining=remaining)
 
     def _carry_out(
-        self, walk: Walk, mover: Mover, tally: Tally, which: Filter, limit: int | None, verb: Verb
+        self,
+        walk: Walk,
+        mover: Mover,
+        tally: Tally,
+        chosen: Chosen,
+        limit: int | None,
+        verb: Verb,
     ) -> int:
         """Return how many dead letters remain."""
         try:
-            self._pick(walk, mover, tally, which, limit)
+            self._pick(walk, mover, tally, chosen, limit)
             mover.finish()
             return walk.close()
         except BrokerError as error:
@@ -179,39 +345,93 @@ class DeadLetterDesk:
             ) from error
 
     def _pick(
-        self, walk: Walk, mover: Mover, tally: Tally, which: Filter, limit: int | None
+        self, walk: Walk, mover: Mover, tally: Tally, chosen: Chosen, limit: int | None
     ) -> None:
-        for letter, delivery in self._letters(walk):
-            if not which.matches(letter, delivery.body):
+        for letter, delivery in self._letters(walk, tally.progress):
+            if not chosen(letter, delivery):
                 continue
             tally.found.add(letter.id)
             mover.start(letter, delivery)
-            found_all = which.ids is not None and len(tally.found) == len(which.ids)
-            if found_all or tally.trouble or len(tally.found) == limit:
+            if tally.trouble or len(tally.found) == limit:
                 return
 
-    def _letters(self, walk: Walk) -> Iterator[tuple[DeadLetter, Delivery]]:
+    def _declare_trash(self, app: str) -> None:
+        spec = dlq_spec(trash_of(dlq_of(app)), queue_type=self._queue_type)
+        self._publisher.call(lambda connection: declare_queue(connection, spec))
+
+    def _has_trash(self, app: str) -> bool:
+        queue = trash_of(dlq_of(app))
+        try:
+            return bool(self._publisher.call(lambda connection: count(connection, queue)))
+        except QueueMissing:
+            return False
+
+    # -- walking ----------------------------------------------------------------------------------
+
+    def _find(self, app: str, identity: str) -> tuple[DeadLetter, Delivery]:
+        app = self._known(app)
+        with self._looking(app, heads=None) as walk:
+            for letter, delivery in self._letters(walk) if walk else ():
+                if letter.id == identity:
+                    return letter, delivery
+        raise UnknownDeadLetter(_gone(app, identity))
+
+    def _letters(
+        self, walk: Walk, progress: Progress | None = None
+    ) -> Iterator[tuple[DeadLetter, Delivery]]:
         """Number what has one id: equal foreign messages are as many events, not one."""
+        progress = progress or Progress()
+        progress.total = walk.total
         times: Counter[str] = Counter()
         for delivery in walk:
-            letter = read(delivery, self._application_of)
+            letter = read(delivery, self._application_of, size=walk.size(delivery))
             times[letter.id] += 1
             number = times[letter.id]
             yield (evolve(letter, id=f"{letter.id}.{number}") if number > 1 else letter), delivery
+            progress.seen = walk.seen
+            if progress.stop:
+                return
+            if walk.seen % BREATH == 0:
+                gevent.sleep(0)
 
     @contextmanager
-    def _walk(self, app: str) -> Iterator[Walk | None]:
+    def _looking(
+        self, app: str, *, trash: bool = False, heads: int | None = HEAD_BYTES
+    ) -> Iterator[Walk | None]:
+        """A walk that takes nothing; looking does not wear the messages out."""
+        with self._walk(app, trash=trash, heads=heads) as walk:
+            yield walk
+            if walk is not None:
+                walk.close()
+                renew_if_worn(walk, self._publisher, self._application_of)
+
+    @contextmanager
+    def _walk(
+        self, app: str, *, trash: bool = False, heads: int | None = None
+    ) -> Iterator[Walk | None]:
         """Walk the queue of *app*; None if a known app has none, because nothing has failed yet."""
+        if app not in self._apps and not self._exists(app):  # costs no connection of its own
+            raise self._unknown(app)
+        queue = trash_of(dlq_of(app)) if trash else dlq_of(app)
         with ExitStack() as stack:
             try:
                 walk = stack.enter_context(
-                    walking(self._connect, dlq_of(app), patience=self._patience)
+                    walking(self._connect, queue, patience=self._patience, heads=heads)
                 )
             except QueueMissing:
-                if app not in self._apps:
-                    raise self._unknown(app) from None
                 walk = None
             yield walk
+
+    def _all_apps(self) -> builtins.list[str]:
+        others = {app for app in self._others() if name_problem(app) is None}
+        return sorted({*self._apps, *others})
+
+    def _exists(self, app: str) -> bool:
+        try:
+            self._publisher.call(lambda connection: count(connection, dlq_of(app)))
+        except QueueMissing:
+            return False
+        return True
 
     def _known(self, app: str) -> str:
         """Return the app's own spelling; a name that can be no queue's is unknown."""
@@ -223,18 +443,18 @@ class DeadLetterDesk:
         return UnknownApp(f"no app {app!r} and no dead letters of it{suggestion(app, self._apps)}")
 
 
-def _app_count(connection: BrokerConnection, app: str) -> AppCount:
+def _app_count(connection: BrokerConnection, app: str, installed: bool) -> AppCount:
     queue = dlq_of(app)
     is_walked = is_busy(connection, queue)
     try:
         total = count(connection, queue)
     except QueueMissing:
         total = 0
-    return AppCount(app=app, queue=queue, total=total, is_busy=is_walked)
+    return AppCount(app=app, queue=queue, total=total, busy=is_walked, installed=installed)
 
 
 def _require_cursor(app: str, search: Search) -> None:
-    if search.after is not None and not (search.found_cursor or search.ran_out_of_time):
+    if search.after is not None and not search.found_cursor:
         raise UnknownDeadLetter(f"{_gone(app, search.after)}; list from the start")
 
 
@@ -251,6 +471,18 @@ def _page(app: str, search: Search, walk: Walk | None, as_of: datetime) -> Page:
         complete=not search.ran_out_of_time and (search.has_more or not walk or walk.is_complete),
         as_of=as_of,
     )
+
+
+def _required(moved: Moved, app: str, which: Filter) -> Moved:
+    """Return *moved* if it found anything of what *which* names."""
+    gone = [_gone(app, identity) for identity in sorted(which.ids or ())]
+    if not moved.count and [one.reason for one in moved.failed] == gone:
+        raise UnknownDeadLetter("; ".join(gone) or f"nothing of {app} is meant")
+    return moved
+
+
+def _lowest(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _gone(app: str, identity: str) -> str:

@@ -17,6 +17,7 @@ from gevent.queue import Empty, Queue
 from limehub.amqp.channel import Channel
 from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.delivery import Delivery
+from limehub.amqp.heads import Heads
 from limehub.errors import LimehubError, QueueBusy, QueueMissing
 
 __all__ = ["DeskBusy", "Walk", "count", "is_busy", "lock_of", "walking"]
@@ -25,9 +26,11 @@ LOCK_PATIENCE = 5.0
 """Seconds to wait for another walker."""
 
 FIRST_WINDOW = 32
-SMALLEST_WINDOW, LARGEST_WINDOW = 4, 4096
+SMALLEST_WINDOW, LARGEST_WINDOW, LARGEST_WHOLE = 4, 4096, 512
 WINDOW_BYTES = 16 * 1024 * 1024
 """About how much of bodies may be on the way to us; the broker would send the whole queue."""
+MOST_WINDOWS = 1000
+"""Each has a channel of its own, and a connection has 2047 of them."""
 
 IDLE = 0.2
 SILENCE_LIMIT = 5.0
@@ -48,9 +51,14 @@ def lock_of(queue: str) -> str:
 
 @contextmanager
 def walking(
-    connect: Callable[[], BrokerConnection], queue: str, *, patience: float = LOCK_PATIENCE
+    connect: Callable[[], BrokerConnection],
+    queue: str,
+    *,
+    patience: float = LOCK_PATIENCE,
+    heads: int | None = None,
 ) -> Iterator[Walk]:
-    """Walk *queue* on a connection of its own. *patience*: seconds to wait for another walker.
+    """Walk *queue* on a connection of its own. *patience*: seconds to wait for another walker;
+    *heads*: keep so many bytes of each body, None = all.
 
     Raises QueueMissing, DeskBusy, BrokerError.
     """
@@ -58,7 +66,7 @@ def walking(
     try:
         count(connection, queue)
         _lock(connection, queue, patience)
-        walk = Walk(connection, queue)
+        walk = Walk(connection, queue, heads=heads)
         try:
             yield walk
         finally:
@@ -146,16 +154,22 @@ class Walk:
     """Iterate over it once: at most *total* deliveries, those that were there at the start.
 
     What is not acked through `ack` is given back by `close`, in the order of the queue.
+    *most_returns*: how often the broker says that one of them was given back before.
     """
 
-    def __init__(self, connection: BrokerConnection, queue: str) -> None:
+    def __init__(
+        self, connection: BrokerConnection, queue: str, *, heads: int | None = None
+    ) -> None:
         self.queue = queue
         self.seen = 0
-        self._connection = connection
+        self.most_returns = 0
+        self.connection = connection
+        self._heads = heads
+        self._sizes: dict[Delivery, int] = {}
         self._watch = connection.open_channel()
         self._arrived: Queue[Delivery | None] = Queue()
         self._windows: dict[Channel, _Window] = {}
-        self._bytes = 0
+        self._largest = 1
         self._stopped_amid_returned = False
         self._is_gone = False
         self.total = self._ready()
@@ -169,14 +183,18 @@ class Walk:
             if delivery is None:
                 return
             self.seen += 1
-            self._bytes += len(delivery.body)
-            self._stopped_amid_returned = _came_back(delivery)
+            self._note(delivery)
             yield delivery
+            self._sizes.pop(delivery, None)
 
     @property
     def is_complete(self) -> bool:
         """Whether it has seen all that was there, or found the rest gone."""
         return self.seen >= self.total or self._ready() == 0
+
+    def size(self, delivery: Delivery) -> int:
+        """Return the bytes of the body of *delivery*, the one that came last, also if it is cut."""
+        return self._sizes.get(delivery, len(delivery.body))
 
     def ack(self, delivery: Delivery) -> bool:
         """Take *delivery* out of the queue for good. Returns False if that came too late."""
@@ -230,12 +248,16 @@ class Walk:
         self._begin(min(self.total - self.seen, self._size()))
 
     def _begin(self, prefetch: int) -> None:
-        window = _Window(channel=self._connection.open_channel(), prefetch=prefetch)
+        window = _Window(channel=self.connection.open_channel(), prefetch=prefetch)
         self._windows[window.channel] = window
+
+        heads = None if self._heads is None else Heads(window.channel, self._heads)
 
         def take(deliveries: list[Delivery]) -> None:
             window.held += len(deliveries)
             for delivery in deliveries:
+                if heads is not None:
+                    self._sizes[delivery] = heads.cut(delivery)
                 self._arrived.put(delivery)
 
         window.channel.on_closed = lambda _error: self._arrived.put(None)
@@ -247,10 +269,19 @@ class Walk:
         )
 
     def _size(self) -> int:
+        """What is known of the queue decides: nothing is asked for that does not fit in memory."""
         if not self.seen:
             return FIRST_WINDOW
-        mean = self._bytes // self.seen + 1
-        return max(SMALLEST_WINDOW, min(LARGEST_WINDOW, WINDOW_BYTES // mean, 4 * self.seen))
+        most = LARGEST_WHOLE if self._heads is None else LARGEST_WINDOW
+        fitting = min(most, WINDOW_BYTES // self._largest, 4 * self.seen)
+        return max(SMALLEST_WINDOW, fitting, self.total // MOST_WINDOWS)
+
+    def _note(self, delivery: Delivery) -> None:
+        self._largest = max(self._largest, len(delivery.body))
+        returns = delivery.headers.get("x-delivery-count", 0)
+        if isinstance(returns, int):
+            self.most_returns = max(self.most_returns, returns)
+        self._stopped_amid_returned = _came_back(delivery)
 
     def _is_over(self, silence: float) -> bool:
         if self._ready() and silence < SILENCE_LIMIT:

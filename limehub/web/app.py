@@ -1,22 +1,28 @@
-"""The Flask application: who may ask what, and the first endpoints.
+"""The Flask application: composed of blueprints, with one set of rules over all of them.
 
-Every rule is applied before any route runs, so that plugins' blueprints are under them too.
+gatekeeper (who may ask) -> a blueprint (the API, the pages, plugins) -> errors and headers
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Flask, Response, request
 from flask.json.provider import DefaultJSONProvider
-from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
+from werkzeug.exceptions import Conflict, HTTPException, NotFound, ServiceUnavailable
 
-from limehub.config import Config
-from limehub.web.hosts import is_allowed_host, is_same_origin
-from limehub.web.probes import Answer, health_answer, ready_answer
+from limehub.deadletters.office import Office
+from limehub.deadletters.operations import TooManyOperations
+from limehub.deadletters.walk import DeskBusy
+from limehub.errors import BrokerError, LimehubError, NothingMatched
+from limehub.web.api.contract import openapi
+from limehub.web.api.deadletters import DeadLettersApi
+from limehub.web.api.endpoints import LetterId, blueprint_of
+from limehub.web.api.server import ServerApi
+from limehub.web.gatekeeper import Gatekeeper
 from limehub.web.problems import CONTENT_TYPE, problem_body
+from limehub.web.shown import Shown
 from limehub.web.tokens import Tokens
 
 __all__ = ["MAX_BODY", "Shown", "create_app"]
@@ -26,8 +32,7 @@ log = logging.getLogger(__name__)
 MAX_BODY = 1_048_576
 """Bytes of a request's body."""
 
-_PROBES = ("/healthz", "/readyz")
-_SAFE = ("GET", "HEAD", "OPTIONS")
+BUSY_SECONDS = "5"
 _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -35,27 +40,12 @@ _HEADERS = {
 }
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _PLUGIN_POLICY = "default-src 'self'; frame-ancestors 'none'"
-
-
-class Shown(Protocol):
-    """What the pages show of the server."""
-
-    @property
-    def config(self) -> Config:
-        """What it runs with."""
-
-    @property
-    def max_stall(self) -> float:
-        """Seconds that the hub may stand still."""
-
-    def status(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-
-    def missing(self) -> list[str]:
-        """Return what keeps it from being ready."""
-
-    def stalled_for(self) -> float:
-        """Return the seconds since the hub last turned."""
+_STATUS_OF: tuple[tuple[type[LimehubError], type[HTTPException]], ...] = (
+    (NothingMatched, NotFound),
+    (DeskBusy, Conflict),
+    (TooManyOperations, Conflict),
+    (BrokerError, ServiceUnavailable),
+)
 
 
 class _OrderedJson(DefaultJSONProvider):
@@ -64,14 +54,7 @@ class _OrderedJson(DefaultJSONProvider):
     sort_keys = False
 
 
-class MisdirectedRequest(HTTPException):
-    """421: the Host header names somebody else."""
-
-    code = 421
-    description = "This host name is not served; see web.allowed_hosts."
-
-
-def create_app(server: Shown, tokens: Tokens) -> Flask:
+def create_app(server: Shown, tokens: Tokens, office: Office) -> Flask:
     """Return the application. Plugins may add blueprints until the first request."""
     app = Flask("limehub", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
@@ -80,79 +63,38 @@ def create_app(server: Shown, tokens: Tokens) -> Flask:
     app.before_request(gatekeeper.check)
     app.after_request(_with_headers)
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(LimehubError, _known_error)
     app.register_error_handler(Exception, _failure)
-    _add_endpoints(app, server, gatekeeper)
+    _add_api(app, server, gatekeeper, office)
     return app
 
 
-class Gatekeeper:
-    """Decides whether the current request may go on."""
+def _add_api(app: Flask, server: Shown, gatekeeper: Gatekeeper, office: Office) -> None:
+    own = ServerApi(server=server, may_see_detail=gatekeeper.may_see_detail)
+    letters = DeadLettersApi(
+        desk=office.desk,
+        operations=office.operations,
+        audit=office.audit,
+        may_edit=server.config.web.edit_dead_letters,
+    )
+    endpoints = (*own.endpoints(), *letters.endpoints())
+    app.url_map.converters["letter"] = LetterId
+    app.register_blueprint(blueprint_of(endpoints))
 
-    def __init__(self, config: Config, tokens: Tokens) -> None:
-        self._web = config.web
-        self._tokens = tokens
-
-    def check(self) -> None:
-        """Let the request pass, or raise an HTTPException."""
-        if request.path in _PROBES:
-            return
-        if not self._host_is_ours():
-            raise MisdirectedRequest
-        if request.method not in _SAFE:
-            _refuse_foreign_page()
-        if self._tokens.required:
-            self._require_role()
-
-    def may_see_detail(self) -> bool:
-        """Whether a probe may say why."""
-        if self._tokens.required:
-            return self._identity() is not None
-        return self._host_is_ours()
-
-    def _require_role(self) -> None:
-        identity = self._identity()
-        if identity is None:
-            detail = "Send `Authorization: Bearer TOKEN` with a token of web.token_file."
-            raise Unauthorized(
-                detail, www_authenticate=WWWAuthenticate("bearer", {"realm": "limehub"})
-            )
-        if request.method not in _SAFE and identity.role != "operate":
-            raise Forbidden("The role `read` may only look.")
-
-    def _identity(self) -> Any:
-        return self._tokens.identify(request.headers.get("Authorization"))
-
-    def _host_is_ours(self) -> bool:
-        host = request.headers.get("Host", "")
-        return is_allowed_host(host, bound=self._web.address, allowed=self._web.allowed_hosts)
+    @app.get("/api/openapi.json")
+    def contract() -> Any:
+        return openapi(endpoints, needs_token=gatekeeper.tokens.required)
 
 
-def _refuse_foreign_page() -> None:
-    """Refuse a change that another site's page makes the browser ask for."""
-    host, headers = request.headers.get("Host", ""), request.headers
-    site = headers.get("Sec-Fetch-Site")
-    if not is_same_origin(host, origin=headers.get("Origin"), fetch_site=site):
-        raise Forbidden("Changes are not accepted from the pages of other sites.")
-
-
-def _add_endpoints(app: Flask, server: Shown, gatekeeper: Gatekeeper) -> None:
-    @app.get("/healthz")
-    def healthz() -> Any:
-        detail = gatekeeper.may_see_detail()
-        return _answered(health_answer(server.stalled_for(), server.max_stall, detail=detail))
-
-    @app.get("/readyz")
-    def readyz() -> Any:
-        return _answered(ready_answer(server.missing(), detail=gatekeeper.may_see_detail()))
-
-    @app.get("/api/v1/status")
-    def status() -> Any:
-        return server.status()
-
-
-def _answered(answer: Answer) -> tuple[dict[str, Any], int]:
-    status, body = answer
-    return body, status
+def _known_error(error: LimehubError) -> Any:
+    """What the desk refuses has a status of its own; everything else is a failure."""
+    for kind, answer in _STATUS_OF:
+        if isinstance(error, kind):
+            response = _http_error(answer(str(error)))
+            if answer is not NotFound:
+                response.headers["Retry-After"] = BUSY_SECONDS
+            return response
+    return _failure(error)
 
 
 def _http_error(error: HTTPException) -> Any:

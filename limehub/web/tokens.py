@@ -42,6 +42,10 @@ class Tokens:
         """Whether a request needs a token at all."""
         return self._path is not None
 
+    def has(self, identity: Identity) -> bool:
+        """Whether *identity* is in force, with the same role and token."""
+        return identity in self._identities
+
     def reload(self, path: str | None) -> None:
         """Read the file anew, or another one. Raises ConfigError; the old tokens stay then."""
         identities = () if path is None else read_tokens(path)

@@ -16,7 +16,7 @@ from limehub.amqp import moves
 from limehub.amqp.channel import Channel
 from limehub.amqp.connection import BrokerConnection, ConnectionSettings
 from limehub.amqp.delivery import Delivery
-from limehub.amqp.message import Outgoing, to_pika
+from limehub.amqp.message import Outgoing
 from limehub.amqp.moves import Failure
 from limehub.amqp.publisher import Publisher
 from limehub.config.url import BrokerUrl
@@ -69,10 +69,7 @@ class Site:
 
     def publish(self, message: Outgoing) -> None:
         """Send it as it is, without waiting: `ready` tells when all have arrived."""
-        properties = to_pika(message)
-        self.channel.publish(
-            message.exchange, message.routing_key, message.body, properties, mandatory=False
-        )
+        self.channel.publish(evolve(message, mandatory=False))
 
     def event(self, body: Any = None, *, key: str = KEY, **properties: Any) -> Delivery:
         """An event that came to the handler's queue by its exchange, in our hands."""
@@ -169,12 +166,13 @@ def test_apps_are_listed_with_the_number_of_their_dead_letters(site: Site) -> No
     site.fill(3)
     counts = [one.as_dict() for one in site.desk.apps()]
     assert counts == [
-        {"app": APP, "queue": DLQ, "total": 3, "busy": False},
+        {"app": APP, "queue": DLQ, "total": 3, "busy": False, "installed": True},
         {
             "app": "solution-quiet",
             "queue": "lime.event_handler.solution-quiet.dlq",
             "total": 0,
             "busy": False,
+            "installed": True,
         },
     ]
 
@@ -338,7 +336,7 @@ def test_only_one_walks_a_queue_and_others_wait_or_hear_that_it_is_busy(site: Si
     site.fill(3)
     other = BrokerConnection.open(site.settings, "another walker")
     other.open_channel().declare_lock(lock_of(DLQ))
-    assert [one.is_busy for one in site.desk.apps()] == [True, False]
+    assert [one.busy for one in site.desk.apps()] == [True, False]
     with pytest.raises(DeskBusy, match="in use"):
         site.desk_with(patience=0.3).list(APP)
     waiting = gevent.spawn(site.desk.list, APP)
@@ -385,7 +383,7 @@ def test_a_requeued_event_goes_to_its_handler_alone_with_its_origin(site: Site) 
     site.channel.sync()
     site.kill(original, attempts=3)
     moved = site.desk.requeue(APP)
-    assert moved.as_dict() == {"requeued": 1, "failed": [], "remaining": 0}
+    assert (moved.requeued, moved.failed, moved.remaining) == (1, (), 0)
     back = site.take(QUEUE)
     assert (back.exchange, back.routing_key, back.wire_exchange) == ("lime.acme", KEY, "")
     assert (back.body, back.message_id, back.attempts) == (b'{"id": 7}', "m-7", 3)
@@ -449,11 +447,8 @@ def test_what_cannot_be_requeued_stays_in_its_place_and_says_why(site: Site) -> 
 def test_requeue_and_delete_take_only_what_is_meant(site: Site) -> None:
     ids = site.fill(10)
     assert site.desk.requeue(APP, Filter(ids=frozenset(ids[2:4]))).count == 2
-    assert site.desk.delete(APP, limit=1).as_dict() == {
-        "deleted": 1,
-        "failed": [],
-        "remaining": 7,
-    }
+    moved = site.desk.delete(APP, limit=1, for_good=True)
+    assert (moved.deleted, moved.failed, moved.undo_until) == (1, (), None)
     assert site.desk.delete(APP, Filter(text='"number": 9')).count == 1
     left = [item.id for item in site.desk.list(APP).items]
     assert left == [ids[number] for number in (1, 4, 5, 6, 7, 8)]

@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 
 from limehub.amqp import moves
 from limehub.amqp.connection import BrokerConnection
-from limehub.amqp.message import Outgoing, to_pika
+from limehub.amqp.message import Outgoing
 from limehub.amqp.moves import Failure
 from limehub.amqp.publisher import Publisher
 from limehub.amqp.topology import declare_queue, dlq_spec, handler_queue_spec
@@ -193,13 +193,15 @@ def test_requeue_sends_one_back_and_says_what_remains(
     dlq: Dlq, three: Publisher, vhost: Vhost
 ) -> None:
     result = dlq("requeue", APP, "--id", "id-2", "--json")
-    assert (result.code, result.json) == (0, {"requeued": 1, "failed": [], "remaining": 2})
+    answer = result.json
+    assert (result.code, len(answer.pop("operation"))) == (0, 36)
+    assert answer == {"requeued": 1, "failed": [], "failed_total": 0, "remaining": 2}
     assert vhost.depth(QUEUE) == 1
 
 
 def test_delete_removes_what_a_filter_means(dlq: Dlq, three: Publisher, vhost: Vhost) -> None:
     result = dlq("delete", APP, "--text", "deal 3")
-    assert (result.code, result.out) == (0, "deleted 1, failed 0, remaining 2\n")
+    assert (result.code, result.out.splitlines()[0]) == (0, "deleted 1, failed 0, remaining 2")
     assert vhost.depth(DLQ) == 2
 
 
@@ -259,6 +261,72 @@ def test_hostile_text_cannot_move_the_cursor(dlq: Dlq, publisher: Publisher) -> 
         assert text.replace("\n", "").isprintable()
 
 
+def test_groups_are_counted_and_one_can_be_requeued_as_a_trial(
+    dlq: Dlq, three: Publisher, vhost: Vhost
+) -> None:
+    text = dlq("groups", APP).out
+    assert "shop.NoPrice" in text
+    assert "deal 3 has no price" in text
+    (group,) = dlq("groups", "--app", APP, "--json").json["groups"]
+    assert (group["count"], group["where"], group["example"]) == (3, "shop.py:12 in totals", "id-3")
+    tried = dlq("requeue", APP, "--group", group["group"], "--trial", "2", "--json").json
+    assert (tried["requeued"], tried["remaining"]) == (2, 1)
+    assert dlq("requeue", APP, "--group", "none").code == 1
+
+
+def test_a_deletion_is_listed_and_undone(dlq: Dlq, three: Publisher, vhost: Vhost) -> None:
+    deleted = dlq("delete", APP, "--id", "id-1", "--id", "id-2")
+    hint = deleted.out.splitlines()[-1]
+    assert f"limehub dlq undo {APP} " in hint
+    operation = hint.split()[-1]
+    (listed,) = dlq("undo", APP, "--json").json
+    assert (listed["operation"], listed["count"]) == (operation, 2)
+    assert operation in dlq("undo", APP).out
+    undone = dlq("undo", APP, operation)
+    assert (undone.code, undone.out) == (0, "restored 2, failed 0, remaining 3\n")
+    assert dlq("undo", APP, operation).code == 1
+    assert "nothing was deleted" in dlq("undo", APP).out
+
+
+def test_what_is_deleted_for_good_cannot_be_undone(dlq: Dlq, three: Publisher) -> None:
+    assert dlq("delete", APP, "--all", "--for-good").out == "deleted 3, failed 0, remaining 0\n"
+    assert dlq("undo", APP, "--json").json == []
+
+
+def test_an_export_is_json_lines_in_a_file_or_on_standard_output(
+    dlq: Dlq, folder: Path, three: Publisher, vhost: Vhost
+) -> None:
+    assert dlq("export", APP, "-o", "letters.jsonl", "--text", "deal 2").code == 0
+    (line,) = (folder / "letters.jsonl").read_text().splitlines()
+    assert (json.loads(line)["id"], json.loads(line)["body"]) == ("id-2", {"id": 2})
+    lines = dlq("export", APP, "--limit", "2").out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["id-1", "id-2"]
+    assert vhost.depth(DLQ) == 3
+
+
+def test_app_and_id_can_be_said_as_options(dlq: Dlq, three: Publisher) -> None:
+    assert dlq("list", "--app", APP, "--json").json["total"] == 3
+    assert dlq("show", "--app", APP, "--id", "id-2", "--json").json["id"] == "id-2"
+    assert dlq("delete", "--app", APP, "--id", "id-2", "--json").json["deleted"] == 1
+    for command in (("groups",), ("show",), ("requeue", "--all"), ("undo",), ("export",)):
+        assert dlq(*command).code == 2
+
+
+def test_the_audit_file_names_who_did_what(dlq: Dlq, folder: Path, three: Publisher) -> None:
+    with (folder / "limehub.toml").open("a") as file:
+        file.write('web.audit_file = "audit.jsonl"\n')
+    dlq("requeue", APP, "--id", "id-1")
+    (line,) = (folder / "audit.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["actor"].endswith("command)") or entry["actor"] == "command"
+    assert (entry["action"], entry["app"], entry["what"], entry["count"]) == (
+        "requeue",
+        APP,
+        {"ids": ["id-1"]},
+        1,
+    )
+
+
 def test_an_operator_on_a_terminal_is_asked_first(
     folder: Path, three: Publisher, vhost: Vhost
 ) -> None:
@@ -310,8 +378,7 @@ def test_a_requeue_killed_halfway_may_repeat_events_but_loses_none(
 def fill(connection: BrokerConnection, count: int) -> None:
     channel = connection.open_channel()
     for number in range(count):
-        message = dead(number)
-        channel.publish("", DLQ, message.body, to_pika(message), mandatory=False)
+        channel.publish(evolve(dead(number), mandatory=False))
     channel.close()
 
 
@@ -332,4 +399,5 @@ def test_the_installed_command_does_it_too(folder: Path, three: Publisher) -> No
     assert {one["app"]: one["total"] for one in json.loads(counts.stdout)}["solution-quiet"] == 0
     done = workplace.run("dlq", "requeue", APP, "--all", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == {"requeued": 3, "failed": [], "remaining": 0}
+    answer = json.loads(done.stdout)
+    assert (answer["requeued"], answer["failed"], answer["remaining"]) == (3, [], 0)

@@ -16,7 +16,7 @@ from limehub.web.app import MAX_BODY, create_app
 from limehub.web.hosts import is_allowed_host
 from limehub.web.tokens import Tokens
 from tests.unit.plugin_site import Site as PluginSite
-from tests.unit.web_server import ShownServer
+from tests.unit.web_server import ShownServer, office_of
 
 READER = "reader-" + "r" * 32
 OPERATOR = "operator-" + "o" * 32
@@ -24,7 +24,7 @@ Build = Callable[..., FlaskClient]
 
 
 def client_of(server: ShownServer, tokens: Tokens | None = None) -> FlaskClient:
-    app = create_app(server, tokens or Tokens())
+    app = create_app(server, tokens or Tokens(), office_of(server))
     add_change(app)
     server.registry.add_routes(app)
     return app.test_client()
@@ -111,10 +111,13 @@ def test_answers_may_neither_be_cached_nor_guessed_nor_framed(client: FlaskClien
 
 def test_every_endpoint_and_every_header_is_documented(server: ShownServer) -> None:
     text = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
-    app = create_app(server, Tokens())
-    assert [
-        rule.rule for rule in app.url_map.iter_rules() if f"`GET {rule.rule}`" not in text
-    ] == []
+    app = create_app(server, Tokens(), office_of(server))
+    asked = [
+        f"`{method} {rule.rule.replace('<letter:', '<').replace('<', '{').replace('>', '}')}`"
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    ]
+    assert [each for each in asked if each not in text] == []
     headers = app.test_client().get("/api/v1/status").headers.keys()
     assert [each for each in headers if each not in text and not each.startswith("Content-")] == []
 
@@ -154,7 +157,7 @@ def test_a_failing_route_is_logged_with_its_name_and_shown_without_detail(
 def test_a_405_says_what_is_allowed_and_a_redirect_stays_one(
     server: ShownServer,
 ) -> None:
-    app = create_app(server, Tokens())
+    app = create_app(server, Tokens(), office_of(server))
     app.add_url_rule("/pages/", view_func=lambda: "here", endpoint="pages")
     client = app.test_client()
     assert client.post("/healthz").headers["Allow"]

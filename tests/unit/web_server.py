@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from limehub.amqp.settings import connection_settings
 from limehub.config import Config
+from limehub.deadletters.office import Office
 
 
 class NoRoutes:
     """No plugin has pages."""
+
+    plugins: Mapping[str, Any] = MappingProxyType({})
 
     def add_routes(self, app: Any) -> None:
         """Add nothing."""
@@ -34,3 +40,8 @@ class ShownServer:
 
     def stalled_for(self) -> float:
         return self.stalled
+
+
+def office_of(server: ShownServer) -> Office:
+    """The dead-letter desk of *server*; it connects to nothing until it is asked."""
+    return Office.of(server.config, connection_settings(server.config), server.registry.plugins)
