@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -10,12 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import gevent
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from gevent.event import Event as Signal
 from gevent.lock import Semaphore
 
 from limehub import __version__
 from limehub.amqp.connection import ConnectionSettings
+from limehub.amqp.keeper import Keeper
 from limehub.amqp.publisher import Publisher
 from limehub.amqp.settings import connection_settings
 from limehub.config import Config, Loaded, difference, runfile, with_live_changes
@@ -25,10 +27,14 @@ from limehub.observe import logs
 from limehub.plugins.registry import Registry
 from limehub.signals import Signals
 from limehub.web.site import Site
+from limehub.workers.ack_limits import read_limits
 from limehub.workers.consumer import QueuePlan
 from limehub.workers.crashes import CrashLedger
+from limehub.workers.culprit import culprit_of
 from limehub.workers.gate import BrokerGate
 from limehub.workers.group import GroupSettings, WorkerGroup
+from limehub.workers.handling import BoundHandler, HandlerStats
+from limehub.workers.lanes.lanes import Lanes
 from limehub.workers.mover import Mover
 from limehub.workers.plan import plans_of, prefetch_of
 from limehub.workers.runner import Runner
@@ -78,7 +84,14 @@ class Server:
         self._config_file = loaded.path
         self._running = loaded.config
         self._ending = _Ending()
-        settings = connection_settings(self.config)
+        self.keeper = Keeper(
+            self.config.event_handler.guard,
+            max_stall=self.max_stall,
+            culprit_of=culprit_of,
+            on_culprit=self._blame,
+            patience=self.config.event_handler.shutdown_grace + PATIENCE,
+        )
+        settings = evolve(connection_settings(self.config), keeper=self.keeper)
         self.publisher = self._publisher(settings, "limehub publisher")
         self._dead_letter_publisher = self._publisher(settings, "limehub dead letters")
         self.gate = BrokerGate(settings, fail_fast=options.fail_fast)
@@ -89,6 +102,7 @@ class Server:
         )
         self.ledger = CrashLedger(runfile.state_folder(loaded.path))
         self._canary = Semaphore(1)
+        self.lanes = Lanes(registry, self.publisher)
         self.groups = self._groups()
         self.site = Site(self)
 
@@ -101,7 +115,7 @@ class Server:
         signals.install()
         try:
             try:
-                self.start()
+                self.start(signals)
             except LimehubError as error:
                 self.request_stop(error)
             self._wait()
@@ -113,11 +127,15 @@ class Server:
         """Ask the server to end; *error* decides its exit code."""
         self._ending.request(error)
 
-    def start(self) -> None:
-        """Start everything; returns at once, `missing` tells when it is ready."""
+    def start(self, signals: Signals | None = None) -> None:
+        """Start everything; returns at once, `missing` tells when it is ready.
+
+        *signals*: if they are taken over, so that the guard process counts them, too.
+        """
         for warning in self.warnings:
             log.warning(warning)
         self.site.start()
+        self.keeper.start(signals)
         self._write_run_file()
         for group in self.groups:
             group.start()
@@ -132,6 +150,8 @@ class Server:
             if before is None:
                 if not missing:
                     log.info("ready", extra=self._ready_line())
+                    gc.collect()
+                    gc.freeze()  # what stands now stays: nobody needs to look at it again
                     before = missing
             elif bool(missing) != bool(before):
                 if missing:
@@ -154,10 +174,12 @@ class Server:
         killed = sum(self._each_group(lambda group: group.drain(deadline)))
         self.mover.stop()
         self._each_group(lambda group: group.close())
+        self.lanes.close()
         gevent.joinall(
             [gevent.spawn(each.close) for each in (self.publisher, self._dead_letter_publisher)]
         )
         self.ledger.close()
+        self.keeper.stop()
         self.site.stop()
         runfile.remove(self._config_file)
         if killed:
@@ -171,6 +193,9 @@ class Server:
         jobs = [gevent.spawn(step, group) for group in self.groups]
         gevent.joinall(jobs)
         return [job.value or 0 for job in jobs]
+
+    def _blame(self, culprit: str | None) -> None:
+        self.site.blame(culprit)  # made after the keeper
 
     def _on_signal(self, _number: int) -> None:
         self.request_stop()
@@ -209,14 +234,23 @@ class Server:
                 "events": self.publisher.state,
                 "dead_letters": self._dead_letter_publisher.state,
             },
-            "dead_letters": {"moved": self.mover.moved, "trouble": dict(self.mover.trouble)},
+            "published": {
+                "events": self.publisher.published,
+                "dead_letters": self._dead_letter_publisher.published,
+            },
+            "dead_letters": {
+                "moved": self.mover.moved,
+                "trouble": dict(self.mover.trouble),
+                "queues": {each.app: each.dlq for each in self._bound()},
+            },
             "crashes": self.ledger.counts,
+            "stalls": self.keeper.status(),
+            "guard": self.keeper.guard_status(),
             "plugins": {name: plugin.version for name, plugin in self.registry.plugins.items()},
             "broken_plugins": [str(broken) for broken in self.registry.broken],
         }
 
     def _handlers(self) -> list[dict[str, Any]]:
-        bound = {plan.handler for plans in self._plans.values() for plan in plans}
         return [
             {
                 "name": each.name,
@@ -226,9 +260,16 @@ class Server:
                 "outcomes": {str(fate): n for fate, n in each.stats.outcomes.items()},
                 "seconds": round(each.stats.seconds, 6),
                 "longest": round(each.stats.longest, 6),
+                "durations": list(each.stats.durations),
+                "applications": _by_application(each.stats),
+                "unrun": dict(each.stats.unrun),
             }
-            for each in sorted(bound, key=lambda each: each.name)
+            for each in self._bound()
         ]
+
+    def _bound(self) -> list[BoundHandler]:
+        bound = {plan.handler for plans in self._plans.values() for plan in plans}
+        return sorted(bound, key=lambda each: each.name)
 
     # -- building ---------------------------------------------------------------------------------
 
@@ -242,7 +283,7 @@ class Server:
         )
 
     def _groups(self) -> list[WorkerGroup]:
-        self._plans = plans_of(self.config, self.registry, self.publisher)
+        self._plans = plans_of(self.config, self.registry, self.lanes)
         names = sorted(self._plans)
         for name in self.options.workers:
             if name not in names:
@@ -281,9 +322,14 @@ class Server:
             queue_type=self.config.event_handler.queue_type,
             accept_foreign=self.config.events.accept_foreign_queues,
             strict_topology=self.options.strict_topology,
+            read_limits=self._read_limits if self.config.events.management_url else None,
         )
         stop = self.request_stop
         return WorkerGroup(settings, plans, gate=self.gate, runner=runner, on_fatal=stop)
+
+    def _read_limits(self) -> dict[str, float]:
+        events = self.config.events
+        return read_limits(events.management_url or "", events.url)
 
     def _concurrency(self, config: Config, group: str) -> int:
         prefetches = [self._prefetch(config, plan) for plan in self._plans[group]]
@@ -342,3 +388,10 @@ class Server:
         for group in self.groups:
             group.change_concurrency(self._concurrency(config, group.name))
             group.change_prefetch(lambda plan: self._prefetch(config, plan))
+
+
+def _by_application(stats: HandlerStats) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (application, fate), count in stats.by_application.items():
+        found.setdefault(application, {})[str(fate)] = count
+    return found

@@ -1,14 +1,17 @@
 """Signals: the first asks the server to stop, the second ends the process at once.
 
 The handlers are Python's own (`signal.signal`): they run between bytecodes even while a plugin hogs
-the hub. They only set flags; a pipe (`signal.set_wakeup_fd`) wakes a hub that sleeps in its poll.
+the hub. They only set flags; a socket (`signal.set_wakeup_fd`) wakes a hub that sleeps in its poll.
+Within one C call they cannot run; then the guard process counts what waits in that socket.
 """
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -46,15 +49,19 @@ class Signals:
         self._first = 0
         self._pending: list[int] = []
         self._before: dict[int, Any] = {}
-        self._read, self._write = -1, -1
+        self._read: _socket.socket | None = None
+        self._write: _socket.socket | None = None
+        self._stops = 0
+        self._note: Callable[[int], None] = lambda _count: None
         self._watcher: Any = None
 
     def install(self) -> None:
         """Take over SIGTERM, SIGINT and SIGHUP."""
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watcher = gevent.get_hub().loop.io(self._read, 1)
+        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._read, self._write = _socket.socketpair(socket.AF_UNIX, kind)
+        self._watcher = gevent.get_hub().loop.io(self._read.fileno(), 1)
         self._watcher.start(self._woken)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._received)
 
@@ -65,8 +72,19 @@ class Signals:
         signal.set_wakeup_fd(-1)
         self._watcher.stop()
         self._watcher.close()
-        os.close(self._read)
-        os.close(self._write)
+        for end in (self._read, self._write):
+            if end is not None:
+                end.close()
+
+    @property
+    def waiting(self) -> int | None:
+        """The descriptor in which signals wait, one byte each; None before `install`."""
+        return None if self._read is None else self._read.fileno()
+
+    def on_stops(self, note: Callable[[int], None]) -> None:
+        """Call *note* with the number of stop signals read so far, now and at each change."""
+        self._note = note
+        note(self._stops)
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGHUP:
@@ -82,11 +100,17 @@ class Signals:
         os._exit(128 + self._first)
 
     def _woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._read, 4096)
+        self._count_stops()
         while self._pending:
             number = self._pending.pop(0)
             if number == signal.SIGHUP:
                 gevent.spawn(self._on_reload)
             else:
                 self._on_stop(number)
+
+    def _count_stops(self) -> None:
+        if self._read is not None:
+            with contextlib.suppress(BlockingIOError):
+                read = self._read.recv(4096)
+                self._stops += read.count(signal.SIGTERM) + read.count(signal.SIGINT)
+                self._note(self._stops)

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 import pika
@@ -26,19 +26,36 @@ from pika.adapters.utils.nbio_interface import AbstractIOServices, AbstractTimer
 
 from limehub.amqp.channel import Channel
 from limehub.amqp.delivery import Delivery, Subscription
-from limehub.amqp.frames import END, scan
+from limehub.amqp.frames import END, confirm_of, scan
+from limehub.amqp.heartbeat import HeartbeatChecker
 from limehub.amqp.keepalive import Keepalive, apply_keepalive
 from limehub.amqp.outlet import Outlet
 from limehub.amqp.stream import Stream, dial
 from limehub.config.url import BrokerUrl
 from limehub.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConnectionLost
 
-__all__ = ["BrokerConnection", "ConnectionSettings"]
+__all__ = ["BrokerConnection", "ConnectionSettings", "Keeps"]
 
 log = logging.getLogger(__name__)
 
 HEADER_FRAME = 2
 PROTOCOL_HEADER = b"AMQP"
+
+Confirm = Callable[[int, bool, bool], None]
+"""(delivery tag, multiple, acked)"""
+
+
+class Keeps(Protocol):
+    """Who looks after connections while the hub is busy; `keeper.Keeper` does."""
+
+    def before_dial(self) -> None:
+        """Be ready for another connection; may wait."""
+
+    def opened(self, connection: BrokerConnection) -> None:
+        """Look after *connection* from now on."""
+
+    def lost(self, connection: BrokerConnection) -> None:
+        """Look after it no more; harmless if it never was."""
 
 
 @frozen(kw_only=True)
@@ -53,6 +70,7 @@ class ConnectionSettings:
     key_file: str | None = None
     server_name: str | None = None
     timeout: float = 10.0
+    keeper: Keeps | None = field(default=None, eq=False, repr=False)
 
     def tls(self) -> tuple[ssl.SSLContext, str] | None:
         """Return (context, host name to verify); None = plain TCP. Raises BrokerUnreachable."""
@@ -80,6 +98,9 @@ class BrokerConnection:
         self._lost: AsyncResult[None] = AsyncResult()
         self._channels: set[Channel] = set()
         self._server: dict[str, Any] = {}
+        self.stream: Stream
+        """Its bytes, also when it is lost."""
+
         self._pika: Any = _PikaConnection(
             _parameters(settings, name),
             on_open=self._on_open,
@@ -96,9 +117,11 @@ class BrokerConnection:
 
     def _dial(self) -> None:
         url, timeout = self.settings.url, self.settings.timeout
+        if self.settings.keeper:
+            self.settings.keeper.before_dial()
         sock, tls = dial(url.host, url.port, timeout=timeout, tls=self.settings.tls())
         apply_keepalive(sock, self.settings.keepalive, heartbeat=self.settings.heartbeat)
-        stream = Stream(sock, tls, self._pika)
+        stream = self.stream = Stream(sock, tls, self._pika)
         self._pika.add_on_connection_blocked_callback(self._on_blocked)
         self._pika.add_on_connection_unblocked_callback(self._on_unblocked)
         self._pika._proto_connection_made(stream)
@@ -123,12 +146,17 @@ class BrokerConnection:
     @property
     def outlet(self) -> Outlet:
         """What writes to its socket."""
-        return self._pika.outlet  # type: ignore[no-any-return] # pika's side is untyped
+        return self.stream.outlet
 
     @property
     def routes(self) -> dict[int, Subscription]:
         """Channel number -> its consumer."""
         return self._pika.routes  # type: ignore[no-any-return]
+
+    @property
+    def confirms(self) -> dict[int, Confirm]:
+        """Channel number -> who hears of its confirms."""
+        return self._pika.confirms  # type: ignore[no-any-return]
 
     @property
     def heartbeat(self) -> int:
@@ -205,6 +233,8 @@ class BrokerConnection:
     def _on_open(self, _connection: Any) -> None:
         # pika forgets it when the connection ends; logs still want it
         self._server = dict(self._pika.server_properties or {})
+        if self.settings.keeper:
+            self.settings.keeper.opened(self)
         self._opened.set(None)
 
     def _on_open_error(self, _connection: Any, error: BaseException) -> None:
@@ -217,6 +247,8 @@ class BrokerConnection:
 
     def _end(self, error: BrokerError) -> None:
         self.reason = self.reason or error
+        if self.settings.keeper:
+            self.settings.keeper.lost(self)
         for channel in list(self._channels):
             channel.connection_lost(self.reason)
         self._channels.clear()
@@ -247,6 +279,7 @@ class _PikaConnection(BaseConnection):  # type: ignore[type-arg] # generic in th
         on_close: Callable[..., None],
     ) -> None:
         self.routes: dict[int, Subscription] = {}
+        self.confirms: dict[int, Confirm] = {}
         self._unread = b""
         super().__init__(
             parameters,
@@ -258,11 +291,36 @@ class _PikaConnection(BaseConnection):  # type: ignore[type-arg] # generic in th
         )
 
     @property
+    def stream(self) -> Stream:
+        """The bytes of this connection."""
+        state: Any = self
+        stream: Stream = state._transport
+        return stream
+
+    @property
     def outlet(self) -> Outlet:
         """What writes to this connection's socket."""
+        return self.stream.outlet
+
+    def _create_heartbeat_checker(self) -> HeartbeatChecker | None:
         state: Any = self
-        outlet: Outlet = state._transport.outlet
-        return outlet
+        heartbeat = state.params.heartbeat
+        return HeartbeatChecker(self, heartbeat) if heartbeat else None
+
+    def has_unread(self) -> bool:
+        """Whether the kernel holds bytes that nobody has read yet."""
+        return self.stream.has_unread()
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> AbstractTimerReference:
+        """Call *callback* in *seconds*."""
+        services: Any = getattr(self, "_nbio")  # noqa: B009 - not in the stubs
+        timer: AbstractTimerReference = services.call_later(seconds, callback)
+        return timer
+
+    def give_up(self, error: BaseException) -> None:
+        """Drop the stream because of *error*."""
+        state: Any = self
+        state._terminate_stream(error)
 
     if TYPE_CHECKING:  # pika's stubs leave out what they call private
         bytes_received: int
@@ -282,9 +340,20 @@ class _PikaConnection(BaseConnection):  # type: ignore[type-arg] # generic in th
                 self._hand_out(found)
             if not end:
                 break
-            self._pika_reads(buffer[at:end])
+            if not self.confirms or not self._read_confirm(buffer, at, end):
+                self._pika_reads(buffer[at:end])
             at = end
         self._unread = buffer[at:]
+
+    def _read_confirm(self, buffer: bytes, at: int, end: int) -> bool:
+        """Tell a publisher; pika's way takes longer than the rest of the publish."""
+        confirm = confirm_of(buffer, at)
+        if confirm is None or confirm[0] not in self.confirms:
+            return False
+        self.bytes_received += end - at
+        channel, tag, multiple, acked = confirm
+        self.confirms[channel](tag, multiple, acked)
+        return True
 
     def _pika_reads(self, frames: bytes) -> None:
         super()._on_data_available(frames)  # type: ignore[misc] # not in the stubs

@@ -63,6 +63,9 @@ class Delivery:
         "redelivered", "settled", "subscription", "tag",
     )  # fmt: skip
 
+    was_dropped = False
+    """Whether it was settled too late, so that the broker never heard of it."""
+
     def __init__(
         self,
         subscription: Subscription,
@@ -218,10 +221,16 @@ class Delivery:
         self.channel.reject(self.tag, requeue=True)
         return True
 
+    def take_over(self, again: Delivery) -> None:
+        """Go on as *again*, another delivery of the same event: its tag, on its channel."""
+        self.subscription, self.channel, self.tag = again.subscription, again.channel, again.tag
+        self.redelivered, self.settled, self.was_dropped = True, False, False
+
     def _settled_twice(self) -> AlreadySettled:
         return AlreadySettled(f"delivery {self.tag} of {self.queue} is settled already")
 
     def _dropped(self) -> bool:
+        self.was_dropped = True
         log.debug("dropped a stale settlement", extra={"queue": self.queue, "tag": self.tag})
         return False
 

@@ -13,7 +13,12 @@ from typing import Any, Protocol
 
 from gevent import monkey
 
+from limehub.amqp.frames import HEARTBEAT
+
 __all__ = ["Collects", "Encrypts", "Outlet"]
+
+PATIENCE = 0.05
+"""Seconds that a native thread waits for the lock."""
 
 _native_lock = monkey.get_original("_thread", "allocate_lock")
 
@@ -49,7 +54,7 @@ class Outlet:
         self.lock = _native_lock()
         self.due = False
         self.sent_at = time.monotonic()
-        self._sock = sock
+        self._send: Callable[[Any], int] = sock.send
         self._tls = tls
         self._wake = wake
         self._closed = False
@@ -82,6 +87,35 @@ class Outlet:
             self.due = False  # first: what is done from here on asks again
             return self._flush()
 
+    def beat(self, after: float) -> None:
+        """Have a heartbeat sent if nothing was for *after* seconds and nothing waits."""
+        with self.lock:
+            if not self._due_beat(after):
+                return
+            self._frames.append(HEARTBEAT)
+        self.ask()
+
+    def keep(self, after: float) -> bool:
+        """Send what waits, or a heartbeat if nothing was sent for *after* seconds.
+
+        For a native thread while the hub is busy. Returns False if the socket takes no more, or
+        another thread is at it. Raises OSError.
+        """
+        if not self.lock.acquire(timeout=PATIENCE):
+            return False
+        try:
+            if self._due_beat(after):
+                self._frames.append(HEARTBEAT)
+            self.due = False
+            return self._flush()
+        finally:
+            self.lock.release()
+
+    def send_through(self, send: Callable[[Any], int]) -> None:
+        """Use *send* from now on in place of the socket's own."""
+        with self.lock:
+            self._send = send
+
     def close(self) -> None:
         """Send nothing any more."""
         with self.lock:
@@ -95,6 +129,11 @@ class Outlet:
         """How many bytes wait, acks not counted."""
         return len(self._rest) + sum(len(frame) for frame in self._frames)
 
+    def _due_beat(self, after: float) -> bool:
+        if self._closed or self._rest or self._frames or self._windows:
+            return False
+        return time.monotonic() - self.sent_at >= after
+
     def _collect(self) -> None:
         windows = self._windows
         while windows:
@@ -107,7 +146,7 @@ class Outlet:
             self._collect()
         while self._rest or self._take():
             try:
-                sent = self._sock.send(self._rest)
+                sent = self._send(self._rest)
             except BlockingIOError:
                 return False
             self.sent_at = time.monotonic()

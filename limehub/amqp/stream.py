@@ -161,6 +161,25 @@ class Stream(AbstractStreamTransport):
         """Close at once; the protocol hears of it in a later loop turn."""
         self._lose(None)
 
+    def flush_from_afar(self) -> None:
+        """Have the hub send what waits; for other threads."""
+        self._loop.run_callback_threadsafe(self._guarded, self._flush)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it speaks TLS."""
+        return self._tls is not None
+
+    def has_unread(self) -> bool:
+        """Whether the kernel holds bytes, or the end, that nobody has read yet."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # the next read tells
+        return True
+
     def _flush_soon(self) -> None:
         self._loop.run_callback(self._guarded, self._flush)
 

@@ -138,7 +138,7 @@ class EventHandler:
     crash_limit: int = field(default=3, validator=checks.between(0, 1_000_000))
     shutdown_grace: float = field(default=30.0, validator=checks.between(0, _DAY, "seconds"))
     max_stall: float = field(default=600.0, validator=checks.between(1, _DAY, "seconds"))
-    guard: Guard = "thread"
+    guard: Guard = "process"
     queue_type: QueueType = "classic"
     single_active_consumer: bool = False
     queue_per: QueuePer = "handler"

@@ -17,8 +17,9 @@ TEMPLATE = """\
 applications = ["default"]
 
 [events]
-# amqp://, amqps:// (TLS) or embedded:// . Only guest may leave out the password.
-connection_string = "amqp://guest@localhost//"
+# embedded:// is limehub's own broker: nothing to install, good for one machine; its messages are
+# in broker.path below. For RabbitMQ: "amqp://guest@localhost//", or amqps:// for TLS.
+connection_string = "embedded://"
 
 # Seconds between heartbeats of consuming connections; 0 = none, rely on TCP keepalive.
 # consumer_heartbeat = 15
@@ -66,7 +67,7 @@ catch_handler_exceptions = false
 # max_stall = 600.0
 
 # What keeps the heartbeats going meanwhile: "process", "thread" or "none".
-# guard = "thread"
+# guard = "process"
 
 # "quorum" for clusters; one consumer at a time where order matters.
 # queue_type = "classic"
@@ -123,10 +124,12 @@ bind = "127.0.0.1:8080"
 # audit_file = "audit.log"
 # edit_dead_letters = false
 
-# [broker]
-# The embedded broker, for connection_string = "embedded://": where other clients reach it.
+[broker]
+# The embedded broker's file; without one all is in memory and gone with the server.
+path = ".limehub/broker.db"
+
+# Where other services of this machine reach it; unless set, run.json beside the file tells.
 # listen = "127.0.0.1:5672"
-# path = "broker.db"
 
 [log]
 # "debug", "info", "warning", "error", "critical"

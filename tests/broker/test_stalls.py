@@ -1,0 +1,154 @@
+"""Handlers that keep the whole server busy: the broker notices nothing, and the server says who."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from gevent import monkey
+
+from tests.support.hub import Hub
+from tests.support.waiting import wait_until
+
+Serve = Callable[..., Hub]
+KEY = "core.limeobject.deal.update.v1"
+HEALTH = '[web]\nhealth_bind = "127.0.0.1:0"\n'
+
+_native_sleep = monkey.get_original("time", "sleep")
+_start_native = monkey.get_original("_thread", "start_new_thread")
+
+
+def burn(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(200))
+
+
+def plugin(handler: Callable[..., Any]) -> Callable[[Any, Any], None]:
+    def register(worker: Any, config: Any) -> None:
+        worker.register_event_handler(handler, KEY, "work")
+
+    return register
+
+
+def test_the_handler_that_stalls_is_named_with_its_stack(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[int] = []
+
+    def slow(body: Any) -> None:
+        burn(0.8)
+        done.append(1)
+
+    hub = serve({"solution-slow": plugin(slow)})
+    hub.publish(KEY, {})
+    wait_until(lambda: hub.server.status()["stalls"]["total"], 10, "a stall in the status")
+    stalls = hub.server.status()["stalls"]
+    assert done == [1]
+    assert list(stalls["by_culprit"]) == ["solution-slow.work"]
+    assert 0.7 < stalls["longest"] < 1.5
+    (last,) = stalls["last"]
+    assert "in slow" in last["stack"]
+    assert last["where"].startswith(f"{__file__}:")
+    assert json.dumps(stalls)
+    named = [each for each in caplog.records if "stalls" in each.getMessage()]
+    assert [each.__dict__["handler"] for each in named] == ["solution-slow.work"]
+    assert named[0].levelno == logging.WARNING
+
+
+def test_a_greenlet_of_a_plugin_is_named_by_its_function(serve: Serve) -> None:
+    def stray() -> None:
+        burn(0.8)
+
+    def quick(body: Any) -> None:
+        gevent.spawn(stray)
+
+    hub = serve({"solution-stray": plugin(quick)})
+    hub.publish(KEY, {})
+    wait_until(lambda: hub.server.status()["stalls"]["total"], 10, "a stall in the status")
+    (culprit,) = hub.server.status()["stalls"]["by_culprit"]
+    assert culprit.endswith("stray")
+    assert __name__.rpartition(".")[2] in culprit
+
+
+def test_the_health_port_names_the_culprit_while_the_hub_is_busy(serve: Serve) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def watch(url: str) -> None:
+        for _ in range(12):
+            _native_sleep(0.1)
+            answers.append(_health(url))
+
+    def slow(body: Any) -> None:
+        _start_native(watch, (str(hub.server.site.health_url),))
+        burn(1.5)
+
+    hub = serve({"solution-slow": plugin(slow)}, HEALTH)
+    hub.publish(KEY, {})
+    wait_until(lambda: len(answers) == 12, 10, "answers of the health port")
+    assert "solution-slow.work" in {each["culprit"] for each in answers}
+    wait_until(lambda: _health(str(hub.server.site.health_url))["culprit"] is None, 5)
+
+
+def _health(url: str) -> dict[str, Any]:
+    """Ask without gevent: the hub is busy."""
+    import _socket
+
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    sock.connect((host, int(port.rstrip("/"))))
+    sock.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+    data = b""
+    while part := sock.recv(4096):
+        data += part
+    sock.close()
+    answer: dict[str, Any] = json.loads(data.partition(b"\r\n\r\n")[2])
+    return answer
+
+
+def test_without_a_guard_nothing_is_watched(serve: Serve) -> None:
+    done: list[int] = []
+
+    def slow(body: Any) -> None:
+        burn(0.8)
+        done.append(1)
+
+    hub = serve({"solution-slow": plugin(slow)}, '[event_handler]\nguard = "none"\n')
+    hub.publish(KEY, {})
+    wait_until(lambda: done, 10)
+    gevent.sleep(0.1)
+    assert hub.server.status()["stalls"]["total"] == 0
+
+
+def test_all_connections_of_the_server_are_kept(serve: Serve) -> None:
+    """Also those of the publishers: seven heartbeats long, at 1 s."""
+    done: list[int] = []
+
+    def slow(body: Any) -> None:
+        hub.server.publisher.publish("a.key", {}, mandatory=False)
+        burn(7.0)
+        hub.server.publisher.publish("a.key", {}, mandatory=False)
+        done.append(1)
+
+    hub = serve({"solution-slow": plugin(slow)}, "[events]\nconsumer_heartbeat = 1\n")
+    hub.publish(KEY, {})
+    wait_until(lambda: done, 20)
+    gevent.sleep(1.0)
+    assert [group["reconnects"] for group in hub.server.status()["groups"]] == [0]
+    assert done == [1]
+    assert hub.server.status()["publishers"]["events"] == "connected"
+
+
+@pytest.mark.parametrize(("guard", "starts"), [("process", 1), ("thread", 0), ("none", 0)])
+def test_the_status_tells_what_guards(serve: Serve, guard: str, starts: int) -> None:
+    hub = serve(
+        {"solution-idle": plugin(lambda body: None)}, f'[event_handler]\nguard = "{guard}"\n'
+    )
+    told = hub.server.status()["guard"]
+    assert (told["kind"], told["starts"]) == (guard, starts)
+    assert (told["pid"] is not None) == bool(starts)

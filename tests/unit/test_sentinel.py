@@ -1,0 +1,323 @@
+"""The sentinel keeps connections while the hub is busy. The hub here is the test's own."""
+
+from __future__ import annotations
+
+import _socket
+import ctypes
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import gevent
+import pytest
+from gevent import monkey
+
+from limehub.amqp.frames import HEARTBEAT
+from limehub.amqp.sentinel import Line, Sentinel
+from limehub.amqp.stalls import Culprit
+from limehub.amqp.stream import Stream
+from limehub.workers.culprit import culprit_of
+from tests.support.pair import received, tcp_pair
+from tests.support.waiting import wait_until
+
+_native_sleep = monkey.get_original("time", "sleep")
+_start_native = monkey.get_original("_thread", "start_new_thread")
+FRAME = b"\x01\x00\x01\x00\x00\x00\x04abcd\xce"
+
+
+def burn(seconds: float, until: Callable[[], Any] = lambda: False) -> float:
+    """Keep the hub busy in Python; returns for how long."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds and not until():
+        sum(range(200))
+    return time.monotonic() - begun
+
+
+def hold(seconds: float) -> None:
+    """Keep the interpreter busy: one C call that keeps its lock."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+class Deaf:
+    """The protocol above a stream that is only written to."""
+
+    def _proto_data_received(self, data: bytes) -> None:
+        return
+
+    def _proto_eof_received(self) -> bool:
+        return False
+
+    def _proto_connection_lost(self, error: BaseException | None) -> None:
+        return
+
+
+class Watched:
+    """A sentinel over one stream; *heard*: what `on_culprit` was told."""
+
+    def __init__(
+        self, sock: _socket.socket, *, heartbeat: float, max_stall: float, culprit_of: Any = None
+    ) -> None:
+        self.heard: list[str | None] = []
+        self.ticks: list[tuple[float, float]] = []
+        self.stream = Stream(sock, None, Deaf())
+        self.outlet = self.stream.outlet
+        self.sentinel = Sentinel(
+            max_stall=max_stall,
+            culprit_of=culprit_of or self.culprit_of,
+            on_culprit=self.heard.append,
+            on_tick=lambda now, turned: self.ticks.append((now, turned)),
+        )
+        self.line = Line(
+            name="test",
+            heartbeat=heartbeat,
+            outlet=self.outlet,
+            flush_from_afar=self.stream.flush_from_afar,
+        )
+        self.sentinel.add(self.line)
+        self.stream.start()
+        self.sentinel.start()
+
+    @staticmethod
+    def culprit_of(frame: FrameType) -> Culprit:
+        return Culprit(name=frame.f_code.co_name, where="here:1", stack="a stack")
+
+    def close(self) -> None:
+        self.sentinel.stop()
+        self.stream.abort()
+
+    def settle(self) -> None:
+        """Wait until it has seen the hub turn."""
+        before = len(self.ticks)
+        wait_until(lambda: len(self.ticks) > before + 1, 2, interval=0.005)
+
+
+@pytest.fixture
+def keep() -> Iterator[Callable[..., tuple[Watched, _socket.socket]]]:
+    closing: list[Callable[[], Any]] = []
+
+    def make(*, small: bool = False, **options: Any) -> tuple[Watched, _socket.socket]:
+        pair = tcp_pair(small=small)
+        ours, peer = pair.__enter__()
+        watched = Watched(ours, **({"heartbeat": 0.6, "max_stall": 60.0} | options))
+        closing.extend((lambda: pair.__exit__(None, None, None), watched.close))
+        watched.settle()
+        return watched, peer
+
+    yield make
+    for close in reversed(closing):
+        close()
+
+
+Keep = Callable[..., tuple[Watched, _socket.socket]]
+
+
+def test_what_waits_is_on_the_wire_within_100_ms_of_a_stall(keep: Keep) -> None:
+    watched, peer = keep(heartbeat=60.0)
+    for _ in range(5):
+        watched.settle()
+        watched.outlet.write(FRAME)
+        assert burn(2.0, lambda: received(peer)) < 0.1
+
+
+def test_an_idle_connection_beats_three_times_a_heartbeat_during_a_stall(keep: Keep) -> None:
+    watched, peer = keep(heartbeat=0.6)
+    received(peer)
+    burn(1.5)
+    wire = received(peer)
+    assert wire == HEARTBEAT * (len(wire) // len(HEARTBEAT))
+    assert 5 <= len(wire) // len(HEARTBEAT) <= 9
+    assert watched.sentinel.book.current is not None
+
+
+def test_a_connection_without_heartbeats_is_flushed_but_never_beaten(keep: Keep) -> None:
+    watched, peer = keep(heartbeat=0)
+    watched.outlet.write(FRAME)
+    burn(1.0)
+    assert received(peer) == FRAME
+
+
+def test_an_idle_hub_is_no_stall(keep: Keep) -> None:
+    watched, peer = keep(heartbeat=0.6)
+    gevent.sleep(1.2)
+    assert received(peer) == b""
+    assert watched.sentinel.book.status()["total"] == 0
+
+
+def test_a_frame_half_sent_is_finished_before_a_heartbeat(keep: Keep) -> None:
+    watched, peer = keep(small=True, heartbeat=0.6)
+    frames = FRAME * 20_000
+    watched.outlet.write(frames)
+    gevent.sleep(0)
+    assert watched.outlet.size > 0, "the socket took it all; nothing is tested"
+    wire = bytearray()
+
+    def all_came() -> bool:
+        wire.extend(received(peer))
+        return len(wire) >= len(frames)
+
+    burn(20.0, all_came)
+    assert bytes(wire) == frames
+    burn(0.6)
+    assert set(received(peer)) <= set(HEARTBEAT)
+
+
+def test_the_hub_sends_the_rest_when_the_socket_took_no_more_during_a_stall(keep: Keep) -> None:
+    watched, peer = keep(small=True, heartbeat=0.3)
+    frames = FRAME * 20_000
+    watched.outlet.write(frames)
+    burn(0.8)  # nobody reads: the sentinel leaves it
+    wire = bytearray()
+
+    def all_came() -> bool:
+        wire.extend(received(peer))
+        return len(wire) >= len(frames)
+
+    wait_until(all_came, 20, "the rest", interval=0.001)
+    assert bytes(wire[: len(frames)]) == frames
+
+
+def test_a_stall_is_named_twice_in_the_log_and_once_when_it_is_over(
+    keep: Keep, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched, _ = keep(heartbeat=2.0)
+    with caplog.at_level(logging.INFO, "limehub.amqp.sentinel"):
+        burn(1.4)
+        watched.settle()
+    first, second, last = caplog.records
+    assert [each.levelno for each in caplog.records] == [logging.WARNING] * 3
+    assert first.__dict__["handler"] in ("burn", "<lambda>")
+    assert first.__dict__["stack"] == "a stack"
+    assert 0.5 <= first.__dict__["seconds"] < 0.7
+    assert 1.0 <= second.__dict__["seconds"] < 1.2
+    assert 1.3 <= last.__dict__["seconds"] < 1.6
+    assert last.__dict__["handler"] == second.__dict__["handler"]
+
+
+def test_the_book_and_the_health_listener_hear_of_a_stall(keep: Keep) -> None:
+    watched, _ = keep(heartbeat=60.0)
+    burn(0.8)
+    current = watched.sentinel.book.status()["current"]
+    watched.settle()
+    burn(0.7)
+    watched.settle()
+    told = watched.sentinel.book.status()
+    assert current["where"] == "here:1"
+    assert 0.5 <= current["seconds"] <= 0.9
+    assert told["current"] is None
+    assert told["total"] == len(told["last"]) == 2
+    assert 0.7 <= told["longest"] <= 1.0
+    assert 1.3 <= told["seconds"] <= 1.9
+    assert sum(each["count"] for each in told["by_culprit"].values()) == 2
+    assert {watched.heard[0], watched.heard[-1]} <= {"burn", "<lambda>", None}
+    assert watched.heard[0] is not None
+    assert watched.heard[-1] is None
+
+
+def test_one_call_that_holds_the_interpreter_is_named_afterwards(keep: Keep) -> None:
+    watched, _ = keep(heartbeat=60.0)
+    gevent.sleep(0)
+    hold(0.9)
+    watched.settle()
+    (stall,) = watched.sentinel.book.status()["last"]
+    assert stall["culprit"] in ("hold", "<module>") or "hold" in stall["culprit"]
+    assert 0.8 <= stall["seconds"] <= 1.2
+
+
+def test_after_max_stall_it_beats_no_more_until_the_hub_turns(
+    keep: Keep, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched, peer = keep(heartbeat=0.3, max_stall=0.6)
+    burn(0.8)
+    assert received(peer) != b""
+    burn(0.6)
+    assert received(peer) == b"", "it still beats"
+    errors = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert [each.__dict__["max_stall"] for each in errors] == [0.6]
+    watched.settle()
+    burn(0.4)
+    assert received(peer) != b"", "the next stall has its own time"
+
+
+def test_a_culprit_that_cannot_be_told_ends_nothing(
+    keep: Keep, caplog: pytest.LogCaptureFixture
+) -> None:
+    def puzzled(frame: FrameType) -> Culprit:
+        raise RuntimeError("no idea")
+
+    watched, peer = keep(heartbeat=0.6, culprit_of=puzzled)
+    burn(1.0)
+    wire = received(peer)
+    watched.settle()
+    assert len(wire) >= 3 * len(HEARTBEAT)
+    assert watched.sentinel.book.status()["last"][0]["culprit"] == "unknown"
+    assert "no idea" in caplog.text
+
+
+def test_a_line_that_is_removed_is_left_alone(keep: Keep) -> None:
+    watched, peer = keep(heartbeat=0.3)
+    watched.sentinel.remove(watched.line)
+    burn(0.6)
+    assert received(peer) == b""
+
+
+def test_a_peer_that_is_gone_does_not_end_the_sentinel(keep: Keep) -> None:
+    watched, peer = keep(heartbeat=0.3)
+    peer.close()
+    burn(0.7)
+    before = len(watched.ticks)
+    wait_until(lambda: len(watched.ticks) > before, 2)
+
+
+def test_the_thread_ends_with_stop(keep: Keep) -> None:
+    watched, _ = keep()
+    watched.sentinel.stop()
+    count = len(watched.ticks)
+    gevent.sleep(0.15)
+    assert len(watched.ticks) == count
+
+
+def test_a_deep_stack_is_named_too(keep: Keep) -> None:
+    watched, _ = keep(heartbeat=60.0, culprit_of=culprit_of)
+    limit = sys.getrecursionlimit()
+
+    def dive(depth: int) -> None:
+        if depth:
+            dive(depth - 1)
+        else:
+            burn(0.7)
+
+    sys.setrecursionlimit(20_000)
+    try:
+        dive(9_000)
+    finally:
+        sys.setrecursionlimit(limit)
+    watched.settle()
+    (stall,) = watched.sentinel.book.status()["last"]
+    assert "burn" in stall["stack"]
+
+
+def test_a_thread_that_holds_the_interpreter_is_a_suspect(
+    keep: Keep, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched, _ = keep(heartbeat=60.0)
+    done: list[float] = []
+
+    def compute() -> None:
+        begun = time.monotonic()
+        any(itertools.repeat(0, 400_000_000))
+        done.append(time.monotonic() - begun)
+        _native_sleep(0.3)  # it is still at work when the sentinel looks
+
+    _start_native(compute, ())
+    wait_until(lambda: done, 20, "the call to end")
+    watched.settle()
+    assert done[0] > 0.6, "the call was too short; nothing is tested"
+    (stall,) = watched.sentinel.book.status()["last"]
+    assert stall["culprit"] == "compute"
+    assert abs(stall["seconds"] - done[0]) < 0.3
+    (warning,) = [each for each in caplog.records if "let no Python run" in each.getMessage()]
+    assert warning.__dict__["suspects"] == ["compute (here:1)"]
