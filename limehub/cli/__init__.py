@@ -31,6 +31,7 @@ COMMANDS = {
     "config": ("limehub.cli.config:config", "Look at the configuration in effect."),
     "publish": ("limehub.cli.publish:publish", "Publish one event, confirmed by the broker."),
     "dlq": ("limehub.cli.dlq:dlq", "Look at dead letters, requeue and delete them."),
+    "broker": ("limehub.cli.broker:broker", "Run the embedded broker alone."),
     "bench": ("limehub.cli.bench:bench", "Measure how fast limehub is on this broker."),
 }
 """Command -> where it is, and what `limehub --help` says about it without importing it."""

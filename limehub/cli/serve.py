@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from attrs import evolve
 
 from limehub.cli.loading import load_config
 from limehub.cli.options import config_option
 from limehub.config import Config, Loaded
 
 if TYPE_CHECKING:
+    from limehub.embedded import EmbeddedBroker
     from limehub.plugins.registry import Registry
     from limehub.server import ServeOptions
 
@@ -67,17 +70,42 @@ def _serve(read: Callable[[], Loaded], options: ServeOptions, *, skip_broken: bo
 
     before_start()
     loaded = read()
-    registry = _registry(loaded.config, skip_broken=skip_broken)
-    return Server(loaded, registry, options=options).run()
+    _set_up_logs(loaded.config)
+    with _broker_of(loaded) as broker:
+        if broker is not None:
+            loaded = broker.serve(loaded)
+            options = evolve(options, reload=lambda: broker.serve(read()))
+        registry = _registry(loaded.config, skip_broken=skip_broken)
+        return Server(loaded, registry, options=options).run()
 
 
-def _registry(config: Config, *, skip_broken: bool) -> Registry:
+@contextlib.contextmanager
+def _broker_of(loaded: Loaded) -> Iterator[EmbeddedBroker | None]:
+    """Run the embedded broker as long as the server, if the configuration asks for it."""
+    if not loaded.config.events.url.embedded:
+        yield None
+        return
+    from limehub.embedded import EmbeddedBroker
+
+    broker = EmbeddedBroker(loaded.config)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+def _set_up_logs(config: Config) -> None:
     from limehub.observe import logs
     from limehub.observe.strays import adopt_strays
-    from limehub.plugins.registry import load_registry
 
     logs.configure(config.log.level, config.log.format)
     adopt_strays()
+
+
+def _registry(config: Config, *, skip_broken: bool) -> Registry:
+    from limehub.plugins.registry import load_registry
+
     registry = load_registry(config)
     if not skip_broken:
         registry.raise_if_broken()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tomlkit
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -441,15 +442,18 @@ def test_the_example_in_the_repository_is_what_init_writes():
     assert (REPO / "limehub.toml").read_text(encoding="utf-8") == TEMPLATE
 
 
-def test_the_example_runs_as_it_is_and_changes_no_default(write):
-    loaded = load(write(TEMPLATE), {})
-    assert loaded.config == load(write(""), {}).config
+def test_the_example_runs_as_it_is_and_changes_no_default_but_the_broker(write):
+    loaded = load(file := write(TEMPLATE), {})
+    default = load(write(""), {}).config
+    broker = evolve(default.broker, path=str(file.parent / ".limehub" / "broker.db"))
+    events = evolve(default.events, connection_string="embedded://")
+    assert loaded.config == evolve(default, broker=broker, events=events)
     assert loaded.warnings == ()
 
 
 def test_every_commented_line_of_the_example_is_valid_and_every_key_is_in_it(write):
     lines = [re.sub(r"^# (?=\[|[a-z_]+ = )", "", line) for line in TEMPLATE.splitlines()]
-    text = "\n".join(lines).replace("amqp://guest@localhost//", "amqps://guest@localhost//")
+    text = "\n".join(lines).replace('"embedded://"', '"amqps://guest@localhost//"')
     loaded = load(write(text), {})
     assert loaded.warnings == ()
     for path in key_types():

@@ -1,0 +1,305 @@
+"""The store in a file, as the state sees it: calls collect, answers come after a commit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import gevent
+from gevent.threadpool import ThreadPool
+
+from limehub.broker.state.exchanges import Binding, Exchange
+from limehub.broker.state.message import Message
+from limehub.broker.state.queue import DEEP, Queue
+from limehub.broker.storage.batch import Batch
+from limehub.broker.storage.errors import StorageError
+from limehub.broker.storage.lock import FileLock
+from limehub.broker.storage.schema import connect, open_database
+from limehub.broker.tables import encode_table
+
+__all__ = ["FileStore"]
+
+log = logging.getLogger(__name__)
+
+_RETRY = 1.0
+"""Seconds between attempts to write while the file system refuses."""
+_TIDY_EVERY = 64
+_TIDY_AFTER = 0.5
+"""Free pages go back to the file system every so many batches and seconds."""
+_TIDY_PAGES = 2000
+_WORTH_TIDYING = 256
+_FULL = 64 * 1024 * 1024
+"""Bytes on their way to the file from which on publishers have to wait."""
+
+
+class FileStore:
+    """Keeps everything durable in *path*. `failure` says why it cannot write at the moment.
+
+    Call `open()` first; it raises StorageError. *on_change* is called when `failure` or
+    `saturated` may have changed.
+    """
+
+    durable = True
+
+    def __init__(self, path: Path, on_change: Callable[[], None] = lambda: None) -> None:
+        self.path = path
+        self.failure: str | None = None
+        self.on_change = on_change
+        self._lock = FileLock(path)
+        self._batch = Batch()
+        self._new: list[tuple[Queue, Message]] = []
+        self._flying: Batch | None = None
+        self._scheduled = False
+        self._written = 0
+        self._tidy_timer: gevent.Greenlet[[], None] | None = None
+
+    def open(self) -> sqlite3.Connection:
+        """Take the file. Returns the connection for reading what it has. Raises StorageError."""
+        self._lock.acquire()
+        try:
+            self._writer = open_database(self.path)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._reader = connect(self.path)
+        self._loop = gevent.get_hub().loop
+        self._pool = ThreadPool(1)
+        return self._reader
+
+    @property
+    def saturated(self) -> bool:
+        """Whether more is on its way to the file than memory should hold."""
+        flying = self._flying.size if self._flying else 0
+        return self._batch.size + flying > _FULL
+
+    def close(self) -> None:
+        """Write all that is collected and give the file back."""
+        while (self._flying is not None or self._batch) and self.failure is None:
+            self._submit()
+            gevent.sleep(0.001)
+        if self._tidy_timer is not None:
+            self._tidy_timer.kill()
+        self._pool.kill()
+        self._reader.close()
+        self._writer.close()
+        self._lock.release()
+
+    # What the state calls
+
+    def add(self, queue: Queue, message: Message) -> None:
+        """Keep a new message of *queue*."""
+        address, properties, body = message.address, message.properties, message.body
+        if address is None or properties is None or body is None:
+            raise StorageError("a message without content cannot be stored")
+        self._batch.add(
+            (
+                message.number,
+                queue.row,
+                message.priority,
+                message.expires,
+                message.deliveries,
+                address,
+                properties,
+                body,
+            )
+        )
+        self._new.append((queue, message))
+        self._schedule()
+        if self._batch.size > _FULL:
+            self.on_change()
+
+    def remove(self, message: Message) -> None:
+        """Forget a message."""
+        self._batch.remove(message.number)
+        self._schedule()
+
+    def count_delivery(self, message: Message) -> None:
+        """Keep how often a message of a quorum queue has come back."""
+        self._batch.count(message.number, message.deliveries)
+        self._schedule()
+
+    def load(self, messages: Iterable[Message]) -> None:
+        """Read the content of *messages*. Raises StorageError if the file has lost one."""
+        wanted = {message.number: message for message in messages}
+        rows = self._reader.execute(
+            "SELECT id, address, properties, body FROM message "
+            "WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(wanted)),),
+        )
+        for number, address, properties, body in rows.fetchall():
+            message = wanted.pop(number)
+            message.address, message.properties, message.body = address, properties, body
+        if wanted:
+            raise StorageError(f"{self.path}: {len(wanted)} messages are missing")
+
+    def add_exchange(self, vhost: str, exchange: Exchange) -> None:
+        """Keep an exchange."""
+        self._execute(
+            "INSERT INTO exchange VALUES (?, ?, ?, ?, ?, ?)",
+            vhost,
+            _raw(exchange.name),
+            exchange.kind,
+            exchange.auto_delete,
+            exchange.internal,
+            encode_table(exchange.arguments),
+        )
+
+    def remove_exchange(self, vhost: str, exchange: Exchange) -> None:
+        """Forget an exchange."""
+        self._execute(
+            "DELETE FROM exchange WHERE vhost = ? AND name = ?", vhost, _raw(exchange.name)
+        )
+
+    def add_queue(self, vhost: str, queue: Queue) -> None:
+        """Keep a queue."""
+        self._execute(
+            "INSERT INTO queue VALUES (?, ?, ?, ?, ?)",
+            queue.row,
+            vhost,
+            _raw(queue.name),
+            queue.auto_delete,
+            encode_table(queue.arguments),
+        )
+
+    def remove_queue(self, vhost: str, queue: Queue) -> None:  # noqa: ARG002
+        """Forget a queue; its messages are removed one by one."""
+        self._execute("DELETE FROM queue WHERE id = ?", queue.row)
+
+    def add_binding(self, vhost: str, binding: Binding) -> None:
+        """Keep a binding."""
+        self._execute(
+            "INSERT OR IGNORE INTO binding VALUES (?, ?, ?, ?, ?, ?)", *_binding(vhost, binding)
+        )
+
+    def remove_binding(self, vhost: str, binding: Binding) -> None:
+        """Forget a binding."""
+        self._execute(
+            "DELETE FROM binding WHERE vhost = ? AND source = ? AND to_exchange = ? "
+            "AND destination = ? AND key = ? AND arguments = ?",
+            *_binding(vhost, binding),
+        )
+
+    def when_kept(self, call: Callable[[], None]) -> bool:
+        """Run *call* after the commit of all that was asked so far; False if it is kept."""
+        if not self._batch and self._flying is None:
+            return False
+        self._batch.calls.append(call)
+        self._schedule()
+        return True
+
+    # Writing
+
+    def _execute(self, statement: str, *values: object) -> None:
+        self._batch.execute(statement, values)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """Write at the end of this turn of the loop, or when the thread is free again."""
+        if not self._scheduled and self._flying is None:
+            self._scheduled = True
+            self._loop.run_callback(self._submit)
+
+    def _submit(self) -> None:
+        self._scheduled = False
+        if self._flying is not None or not self._batch:
+            return
+        batch, self._batch = self._batch, Batch()
+        new, self._new = self._new, []
+        self._fly(batch, new)
+
+    def _fly(self, batch: Batch, new: list[tuple[Queue, Message]]) -> None:
+        self._flying = batch
+        self._written += 1
+        tidy = self._written % _TIDY_EVERY == 0
+        result = self._pool.spawn(_write, self._writer, batch, tidy)
+        result.rawlink(lambda done: self._landed(batch, new, done.value))
+
+    def _landed(
+        self, batch: Batch, new: list[tuple[Queue, Message]], error: sqlite3.Error | None
+    ) -> None:
+        if error is not None:
+            self._refused(batch, new, error)
+            return
+        if self.failure is not None:
+            log.warning("the data file can be written again", extra={"file": str(self.path)})
+            self.failure = None
+        self._flying = None
+        _leave_memory(new)
+        for call in batch.calls:
+            call()
+        self.on_change()
+        if self._batch:
+            self._schedule()
+        else:
+            self._tidy_later()
+
+    def _refused(
+        self, batch: Batch, new: list[tuple[Queue, Message]], error: sqlite3.Error
+    ) -> None:
+        if self.failure is None:
+            log.error(
+                "the data file cannot be written; publishers wait",
+                extra={"file": str(self.path), "reason": str(error)},
+            )
+        self.failure = str(error)
+        self.on_change()
+        gevent.spawn_later(_RETRY, self._again, batch, new)
+
+    def _again(self, batch: Batch, new: list[tuple[Queue, Message]]) -> None:
+        batch.absorb(self._batch)
+        self._batch = Batch()
+        new += self._new
+        self._new = []
+        self._fly(batch, new)
+
+    def _tidy_later(self) -> None:
+        if self._tidy_timer is None:
+            self._tidy_timer = gevent.spawn_later(_TIDY_AFTER, self._tidy)
+
+    def _tidy(self) -> None:
+        more = True
+        while more and self._flying is None:
+            more = self._pool.apply(_tidy, (self._writer,))
+        self._tidy_timer = None
+
+
+def _write(database: sqlite3.Connection, batch: Batch, tidy: bool) -> sqlite3.Error | None:
+    """Runs in the native thread. Returns what SQLite could not do."""
+    try:
+        batch.write(database)
+        if tidy:
+            _tidy(database)
+    except sqlite3.Error as error:
+        return error
+    return None
+
+
+def _tidy(database: sqlite3.Connection) -> bool:
+    """Give free pages back to the file system; whether there are more. In the native thread."""
+    (free,) = database.execute("PRAGMA freelist_count").fetchone()
+    if free < _WORTH_TIDYING:
+        return False
+    # As a script: `execute` would take one step, which is one page.
+    database.executescript(f"PRAGMA incremental_vacuum({_TIDY_PAGES})")
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return bool(free > _TIDY_PAGES)
+
+
+def _leave_memory(new: list[tuple[Queue, Message]]) -> None:
+    """What is in the file now, and far from being delivered, need not be in memory too."""
+    for queue, message in new:
+        if len(queue.backlog) > DEEP and message.body is not None:
+            message.leave_memory()
+
+
+def _raw(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")
+
+
+def _binding(vhost: str, binding: Binding) -> tuple[object, ...]:
+    to_exchange, destination, key, arguments = binding.identity
+    source = _raw(binding.source.name)
+    return vhost, source, to_exchange, _raw(destination), _raw(key), arguments

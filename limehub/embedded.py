@@ -1,0 +1,151 @@
+"""The embedded broker of a server: `python -m limehub.broker` as a child process.
+
+A process apart, so that no handler can stall it. It is started before anything connects and ended
+after everything has; it ends by itself when the server dies, because its standard input does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import gevent
+from attrs import evolve
+from gevent import Greenlet, subprocess
+
+from limehub.config import BrokerUrl, Config, Loaded
+from limehub.config.address import Address
+from limehub.errors import BrokerUnreachable
+
+__all__ = ["EmbeddedBroker"]
+
+log = logging.getLogger(__name__)
+
+USER = "limehub"
+START_SECONDS = 60.0
+"""A large file is read at the start."""
+
+STOP_SECONDS = 10.0
+LONGEST_PAUSE = 5.0
+_HERE = "127.0.0.1"
+
+
+class EmbeddedBroker:
+    """The broker that *config* asks for; `url` is how to reach it while it runs."""
+
+    def __init__(self, config: Config) -> None:
+        self._file = config.events.url.path or config.broker.path
+        self._listen = config.broker.address or Address(_HERE, 0)
+        self._level = config.log.level
+        self._password = secrets.token_urlsafe(24)
+        self._asked = config.events.connection_string
+        self._process: Any = None
+        self._watcher: Greenlet[..., None] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready. Raises BrokerUnreachable with its last words."""
+        port = self._launch()
+        self._listen = evolve(self._listen, port=port)  # the same after a restart: clients know it
+        self._watcher = Greenlet(self._watch)
+        self._watcher.name = "embedded broker"
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Let it end in order, and wait."""
+        if self._watcher is not None:
+            self._watcher.kill()
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process)
+
+    @property
+    def url(self) -> BrokerUrl:
+        """How its clients reach it."""
+        host = _HERE if self._listen.host in ("0.0.0.0", "::", "") else self._listen.host  # noqa: S104
+        shown = f"[{host}]" if ":" in host else host
+        return BrokerUrl.parse(f"amqp://{USER}:{self._password}@{shown}:{self._listen.port}//")
+
+    def serve(self, loaded: Loaded) -> Loaded:
+        """Return *loaded* with this broker in place of `embedded://`.
+
+        A configuration that asks for another one stays as it is: that needs a restart.
+        """
+        events = loaded.config.events
+        if events.connection_string != self._asked:
+            return loaded
+        events = evolve(events, connection_string=self.url.with_password())
+        return evolve(loaded, config=evolve(loaded.config, events=events))
+
+    # -- the child --------------------------------------------------------------------------------
+
+    def _launch(self) -> int:
+        """Start the child. Returns its port."""
+        if self._file:
+            Path(self._file).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        password, writer = os.pipe()
+        try:
+            os.write(writer, self._password.encode())
+            os.close(writer)
+            process: Any = subprocess.Popen(
+                self._command(password),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[password],
+                start_new_session=True,  # Ctrl-C in a terminal is for the server
+            )
+        finally:
+            os.close(password)
+        self._process = process
+        line = gevent.with_timeout(START_SECONDS, process.stdout.readline, timeout_value=b"")
+        if not line.startswith(b"ready "):
+            code = _end(process)
+            where = self._file or "in memory"
+            raise BrokerUnreachable(
+                f"the embedded broker ({where}) did not start: exit code {code}; see above why"
+            )
+        return int(line.rpartition(b":")[2])
+
+    def _command(self, password: int) -> list[str]:
+        listen = f"{self._listen.host}:{self._listen.port}"
+        command = [sys.executable, "-m", "limehub.broker", "--until-eof", "--listen", listen]
+        command += ["--user", f"{USER}:/dev/fd/{password}", "--log-level", self._level.upper()]
+        return command + (["--data", self._file] if self._file else [])
+
+    def _watch(self) -> None:
+        """Start it again if it dies; with a file nothing that was confirmed is lost."""
+        pause = 0.1
+        while True:
+            code = self._process.wait()
+            kept = "its file is kept" if self._file else "it had no file: its messages are lost"
+            log.error(
+                "embedded broker ended; starting it again", extra={"code": code, "kept": kept}
+            )
+            _end(self._process)
+            while not self._is_back():
+                gevent.sleep(pause)
+                pause = min(LONGEST_PAUSE, pause * 2)
+
+    def _is_back(self) -> bool:
+        try:
+            self._launch()
+        except (BrokerUnreachable, OSError) as error:
+            log.error("embedded broker does not start", extra={"cause": str(error)})
+            return False
+        return True
+
+
+def _end(process: Any) -> int:
+    """Close its standard input, wait, kill it if that does not help. Returns its exit code."""
+    process.stdin.close()
+    try:
+        process.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process.stdout.close()
+    return int(process.returncode)
