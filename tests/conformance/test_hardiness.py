@@ -1,0 +1,152 @@
+"""Bad clients, many clients, slow clients: none of them hurts the others."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pika
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conformance.embedded import EmbeddedBroker
+from tests.conformance.test_connections import HEADER, Raw, frame
+from tests.conformance.wire import bodies, publish
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker(tmp_path_factory.mktemp("hardy")) as broker:
+        yield broker
+
+
+def works(broker: EmbeddedBroker) -> None:
+    """A fresh client gets its message through."""
+    connection = pika.BlockingConnection(pika.URLParameters(broker.url))
+    channel = connection.channel()
+    name = channel.queue_declare("", exclusive=True).method.queue
+    publish(channel, name, "x")
+    assert bodies(channel, name) == ["x"]
+    connection.close()
+
+
+PAYLOADS = st.binary(max_size=60)
+METHODS = st.sampled_from([10, 20, 30, 40, 50, 60, 85, 90]).flatmap(
+    lambda group: st.tuples(
+        st.just(group), st.sampled_from([10, 11, 20, 30, 31, 40, 50, 60, 70, 80, 90, 110, 120])
+    )
+)
+FRAMES = st.one_of(
+    PAYLOADS,
+    st.builds(frame, st.sampled_from([1, 2, 3, 8]), st.integers(0, 2), PAYLOADS),
+    st.builds(
+        lambda index, channel, rest: frame(1, channel, struct.pack(">HH", *index) + rest),
+        METHODS,
+        st.integers(0, 2),
+        PAYLOADS,
+    ),
+)
+
+
+def end_of(sock: socket.socket) -> bytes:
+    """Everything the broker says until it closes or has nothing more to say."""
+    told = b""
+    with contextlib.suppress(OSError):
+        while data := sock.recv(65536):
+            told += data
+    return told
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(frames=st.lists(FRAMES, min_size=1, max_size=6))
+def test_any_bytes_on_an_open_channel_leave_the_broker_alive(
+    broker: EmbeddedBroker, frames: list[bytes]
+) -> None:
+    raw = Raw(broker.url)
+    with contextlib.suppress(OSError):
+        raw.sock.sendall(b"".join(frames))
+        raw.sock.shutdown(socket.SHUT_WR)
+    end_of(raw.sock)
+    raw.sock.close()
+    assert broker.running
+    assert "Traceback" not in broker.log
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.binary(min_size=1, max_size=200), header=st.booleans())
+def test_any_bytes_instead_of_a_handshake_leave_the_broker_alive(
+    broker: EmbeddedBroker, data: bytes, header: bool
+) -> None:
+    address = ("127.0.0.1", broker.port)
+    with socket.create_connection(address, timeout=10) as sock, contextlib.suppress(OSError):
+        sock.sendall(HEADER + data if header else data)
+        sock.shutdown(socket.SHUT_WR)
+        end_of(sock)
+    assert broker.running
+    assert "Traceback" not in broker.log
+
+
+def test_broken_connections_leave_no_memory_behind(broker: EmbeddedBroker) -> None:
+    chance = random.Random(1)
+
+    def break_some() -> None:
+        for _ in range(200):
+            raw = Raw(broker.url)
+            with contextlib.suppress(OSError):
+                raw.sock.sendall(frame(1, 1, chance.randbytes(50)))
+            raw.sock.close()
+
+    for _ in range(5):
+        break_some()
+    before = broker.memory
+    for _ in range(10):
+        break_some()
+    assert broker.memory < before + 2_000_000
+    works(broker)
+
+
+def test_five_hundred_idle_connections_cost_little(broker: EmbeddedBroker) -> None:
+    before = broker.memory
+    clients = [Raw(broker.url) for _ in range(500)]
+    assert (broker.memory - before) / 500 < 40_000
+    works(broker)
+    for client in clients:
+        client.sock.close()
+
+
+def test_a_client_that_stops_reading_does_not_stall_others(broker: EmbeddedBroker) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(broker.url))
+    channel = connection.channel()
+    channel.queue_declare("slow", auto_delete=True)
+    lazy = Raw(broker.url)
+    lazy.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    lazy.send(1, pika.spec.Basic.Consume(queue="slow", no_ack=True))
+    before = broker.memory
+    for _ in range(300):
+        channel.basic_publish("", "slow", b"x" * 100_000)
+    wait_until(lambda: channel.queue_declare("slow", passive=True).method.message_count > 200)
+    began = time.monotonic()
+    works(broker)
+    assert time.monotonic() - began < 2
+    assert broker.memory - before < 100_000_000
+    quick = channel.consume("slow", inactivity_timeout=10)
+    assert next(quick)[2] == b"x" * 100_000
+    lazy.sock.close()
+    connection.close()
+
+
+def test_the_broker_is_ready_soon(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with EmbeddedBroker(tmp_path, tmp_path / "broker.db"):
+        assert time.monotonic() - began < 5
