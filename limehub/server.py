@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +24,9 @@ from limehub.config import Config, Loaded, difference, runfile, with_live_change
 from limehub.config.names import suggestion
 from limehub.errors import ConfigError, LimehubError
 from limehub.observe import logs
+from limehub.observe.systemd import Systemd
+from limehub.observe.tracing_setup import tracing_of
+from limehub.plugins.lime import EventPublisher
 from limehub.plugins.registry import Registry
 from limehub.signals import Signals
 from limehub.web.site import Site
@@ -51,12 +54,16 @@ PATIENCE = 15.0
 
 @frozen(kw_only=True)
 class ServeOptions:
-    """What the command line says. *workers*: only these groups; *reload*: reads the file again."""
+    """What the command line says. *workers*: only these groups; *reload*: reads the file again.
+
+    *environ*: where systemd says what it wants to be told.
+    """
 
     workers: tuple[str, ...] = ()
     fail_fast: bool = False
     strict_topology: bool = False
     reload: Callable[[], Loaded] | None = None
+    environ: Mapping[str, str] = field(factory=dict)
 
 
 @define(eq=False)
@@ -80,6 +87,7 @@ class Server:
         self.registry = registry
         self.options = options
         self.started_at = datetime.now(UTC)
+        self.loaded = evolve(loaded, config=registry.config)
         self.warnings = (*loaded.warnings, *registry.warnings)
         self._config_file = loaded.path
         self._running = loaded.config
@@ -102,9 +110,11 @@ class Server:
         )
         self.ledger = CrashLedger(runfile.state_folder(loaded.path))
         self._canary = Semaphore(1)
-        self.lanes = Lanes(registry, self.publisher)
+        self.tracing = tracing_of(self.config)
+        self.lanes = Lanes(registry, self._handlers_publisher())
         self.groups = self._groups()
         self.site = Site(self)
+        self.systemd = Systemd(options.environ, lambda: self.stalled_for() <= self.max_stall)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -135,6 +145,7 @@ class Server:
         for warning in self.warnings:
             log.warning(warning)
         self.site.start()
+        self.systemd.start()
         self.keeper.start(signals)
         self._write_run_file()
         for group in self.groups:
@@ -147,6 +158,7 @@ class Server:
         while not self._ending.requested.wait(0.05 if before is None else 0.5):
             missing = tuple(self.missing())
             self.site.note(missing)
+            self.systemd.note(missing, self._summary())
             if before is None:
                 if not missing:
                     log.info("ready", extra=self._ready_line())
@@ -167,6 +179,7 @@ class Server:
             log.error("stopping", extra={"cause": str(error), "exit_code": error.exit_code})
         else:
             log.info("stopping")
+        self.systemd.stopping()
         gevent.spawn(self.registry.call_stopping, self).join(HOOK_PATIENCE)
         deadline = time.monotonic() + self.config.event_handler.shutdown_grace
         self.gate.stop()
@@ -181,6 +194,9 @@ class Server:
         self.ledger.close()
         self.keeper.stop()
         self.site.stop()
+        if self.tracing is not None:
+            self.tracing.close()
+        self.systemd.stop()
         runfile.remove(self._config_file)
         if killed:
             log.warning("handlers did not end in time; their events went back", extra={"n": killed})
@@ -261,6 +277,7 @@ class Server:
                 "seconds": round(each.stats.seconds, 6),
                 "longest": round(each.stats.longest, 6),
                 "durations": list(each.stats.durations),
+                "durations": list(each.stats.durations),
                 "applications": _by_application(each.stats),
                 "unrun": dict(each.stats.unrun),
             }
@@ -282,8 +299,14 @@ class Server:
             name=name,
         )
 
+    def _handlers_publisher(self) -> EventPublisher:
+        if self.tracing is None:
+            return self.publisher
+        return self.tracing.publisher(self.publisher, self.publisher.exchange_of)
+
     def _groups(self) -> list[WorkerGroup]:
-        self._plans = plans_of(self.config, self.registry, self.lanes)
+        calls = self.tracing.calls(self.lanes) if self.tracing else self.lanes
+        self._plans = plans_of(self.config, self.registry, calls)
         names = sorted(self._plans)
         for name in self.options.workers:
             if name not in names:
@@ -364,9 +387,17 @@ class Server:
             "queues": sum(len(group.queues) for group in self.groups),
         }
 
+    def _summary(self) -> str:
+        queues = sum(len(group.queues) for group in self.groups)
+        return f"consuming {queues} queues in {len(self.groups)} groups"
+
     # -- SIGHUP -----------------------------------------------------------------------------------
 
     def _reload(self) -> None:
+        with self.systemd.reloading():
+            self._read_again()
+
+    def _read_again(self) -> None:
         """Read the configuration again: what can change live does, the rest is named."""
         if self.options.reload is None:
             return

@@ -103,7 +103,7 @@ class Publisher:
         must be named. Raises Unroutable if no queue is bound (not with *mandatory* False),
         ExchangeMissing, MessageRefused, ConfirmTimeout, BrokerError; ValueError for a bad call.
         """
-        target = exchange or self._exchange_of(application)
+        target = exchange or self.exchange_of(application)
         key = self._template.format(exchange=target, routing_key=routing_key)
         if len(key.encode()) > 255:
             raise ValueError(f"routing key of {len(key.encode())} bytes; AMQP allows 255: {key!r}")
@@ -151,14 +151,8 @@ class Publisher:
         deadline = time.monotonic() + self.timeout
         return self._home.run(lambda: work(self._connected(deadline).connection))
 
-    def close(self) -> None:
-        """Close the connection in order. Publishing afterwards raises BrokerError."""
-        if not self._closed:
-            self._closed = True
-            self._home.run(self._disconnect)
-            self._home.close()
-
-    def _exchange_of(self, application: str | None) -> str:
+    def exchange_of(self, application: str | None) -> str:
+        """Return where `publish` sends an event of *application*. Raises ValueError."""
         if self._exchange is not None:
             return self._exchange
         name = application or current_application.get()
@@ -168,6 +162,13 @@ class Publisher:
             known = ", ".join(self._applications)
             raise ValueError(f"publish(): name the application; configured are {known}")
         return f"lime.{name}"
+
+    def close(self) -> None:
+        """Close the connection in order. Publishing afterwards raises BrokerError."""
+        if not self._closed:
+            self._closed = True
+            self._home.run(self._disconnect)
+            self._home.close()
 
     def _send_until(self, deadline: float, message: Outgoing) -> None:
         attempt = 0

@@ -180,6 +180,15 @@ class Stream(AbstractStreamTransport):
             return True  # the next read tells
         return True
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended; the protocol hears of that in a later loop turn."""
+        return self._over
+
+    def read_now(self) -> None:
+        """Read once as the hub would; from any greenlet of its thread."""
+        self._guarded(self._readable)
+
     def _flush_soon(self) -> None:
         self._loop.run_callback(self._guarded, self._flush)
 

@@ -20,7 +20,9 @@ from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.delivery import Delivery
 from limehub.amqp.topology import Mismatch, QueueSpec, declare_queue
 from limehub.errors import BrokerError, QueueMissing, TopologyMismatch
+from limehub.workers.ack_limits import effective_limit, is_ack_timeout, limit_in, may_cancel
 from limehub.workers.handling import BoundHandler
+from limehub.workers.lost_runs import LostRuns
 
 __all__ = ["QueueConsumer", "QueuePlan"]
 
@@ -54,6 +56,7 @@ class QueueConsumer:
     plan: QueuePlan
     on_deliveries: Callable[[list[Delivery]], None]
     on_change: Callable[[], None]
+    on_gone: Callable[[Channel], None]
     accept_foreign: bool = False
     strict: bool = False
     prefetch: int = field(init=False)
@@ -64,8 +67,14 @@ class QueueConsumer:
     bindings_due: bool = True
     binding_problem: str | None = None
     rebuilds: int = 0
+    ack_timeouts: int = 0
+    own_limit: float | None = None
+    """Seconds that the queue itself lets an event stay unacked, if somebody has found out."""
     _channel: Channel | None = None
     _tag: str = ""
+    _was_cancelled: bool = False
+    _told_limit: float | None = None
+    _server: str = ""
     _failures: int = 0
     _not_before: float = 0.0
     _changing: RLock = field(factory=RLock)
@@ -111,7 +120,7 @@ class QueueConsumer:
             try:
                 self._consume(connection)
             except QueueMissing:  # deleted behind our back, and its bindings with it
-                self.declared = self.bound = False
+                self.declared = self.bound = self._was_cancelled = False
                 self.bindings_due = True
                 self._declare(connection)
                 self._consume(connection)
@@ -120,6 +129,8 @@ class QueueConsumer:
         else:
             self._failures = 0
             self.problem = None
+            self._server = connection.server
+            self._judge_cancel()
 
     def bindings_checked(self) -> None:
         """Note that every binding stands."""
@@ -166,6 +177,17 @@ class QueueConsumer:
         if self._channel is not None and self._channel.is_open:
             self._channel.sync()
 
+    def prove_acks(self, lost_runs: LostRuns) -> None:
+        """Have the broker answer after the acks sent so far, so that they need no remembering."""
+        with self._changing:  # the sync is a qos, which must not come before a consume
+            channel = self._channel
+            if channel is None or not channel.usable:
+                return
+            acked = lost_runs.unproven_on(channel)
+            if acked:
+                channel.sync()
+                lost_runs.take_proven(acked)
+
     def status(self) -> dict[str, Any]:
         """Return the state for status pages."""
         return {
@@ -176,6 +198,8 @@ class QueueConsumer:
             "problem": self.missing,
             "mismatches": [str(mismatch) for mismatch in self.mismatches],
             "rebuilds": self.rebuilds,
+            "ack_limit": self.ack_limit,
+            "ack_timeouts": self.ack_timeouts,
         }
 
     def _declare(self, connection: BrokerConnection) -> None:
@@ -195,30 +219,78 @@ class QueueConsumer:
 
     def _consume(self, connection: BrokerConnection) -> None:
         channel = self._channel
-        if channel is None or not channel.is_open:
+        if channel is not None and not channel.usable:
+            channel.close()  # what the broker still counts as unacked on it goes back
+        if channel is None or not channel.usable:
             channel = self._channel = connection.open_channel()
-        channel.on_closed = None  # until it consumes its end is an error of the call, told once
+        opened = channel
+        # Until it consumes its end is an error of the call, told once.
+        channel.on_closed = lambda _error: self.on_gone(opened)
         self._subscribe(channel)
-        channel.on_closed = self._on_closed
+        channel.on_closed = lambda error: self._on_closed(opened, error)
 
     def _subscribe(self, channel: Channel) -> None:
         self._tag = channel.consume(
             self.queue,
             prefetch=self.prefetch,
             on_deliveries=self.on_deliveries,
-            on_cancelled=self._on_cancelled,
+            on_cancelled=lambda: self._on_cancelled(channel),
         )
 
-    def _on_closed(self, error: BrokerError) -> None:
-        if self._channel is not None and self._channel.connection.is_open:
-            self.problem = f"channel closed by the broker: {error}"
+    def _on_closed(self, channel: Channel, error: BrokerError) -> None:
+        self.on_gone(channel)
+        if channel is not self._channel or not channel.connection.is_open:
+            return
+        self.problem = f"channel closed by the broker: {error}"
+        if is_ack_timeout(error):
+            self._told_limit = limit_in(error)
+            self._timed_out(str(error))
+        else:
             log.warning("channel closed", extra={"queue": self.queue, "cause": str(error)})
-            self._lost()
+        self._lost()
 
-    def _on_cancelled(self) -> None:
+    def _on_cancelled(self, channel: Channel) -> None:
+        """The queue was deleted, or (on RabbitMQ 4.3) an acknowledgement has timed out.
+
+        Which of its deliveries the broker takes back is not said, so the channel is given up, and
+        the rest with it; on a new one all come again.
+        """
         self.problem = "consumer cancelled by the broker"
         log.warning("consumer cancelled by the broker", extra={"queue": self.queue})
+        self._was_cancelled = True
+        channel.on_closed = None
+        channel.usable = False
+        self.on_gone(channel)
         self._lost()
+
+    def _judge_cancel(self) -> None:
+        """A consumer that was cancelled though its queue is still there was too slow."""
+        was_cancelled, self._was_cancelled = self._was_cancelled, False
+        if was_cancelled and may_cancel(self._server, self._is_quorum):
+            self._timed_out("the consumer was cancelled and its queue is still there")
+
+    @property
+    def ack_limit(self) -> float | None:
+        """Seconds that the broker lets an event stay unacked; None = for ever, or not known."""
+        told, quorum = self._told_limit, self._is_quorum
+        return effective_limit(self._server, quorum, own=self.own_limit, told=told)
+
+    @property
+    def _is_quorum(self) -> bool:
+        differs = {each.argument: each.actual for each in self.mismatches}
+        kind = differs.get("x-queue-type", self.plan.spec.arguments.get("x-queue-type"))
+        return bool(kind == "quorum")
+
+    def _timed_out(self, cause: str) -> None:
+        self.ack_timeouts += 1
+        extra = {
+            "queue": self.queue,
+            "handler": self.plan.handler.name,
+            "limit": self.ack_limit,
+            "cause": cause,
+            "do": "shorten the handler, lower its prefetch_count, or raise consumer_timeout",
+        }
+        log.warning("acknowledgement timed out; the broker takes the events back", extra=extra)
 
     def _lost(self) -> None:
         self.rebuilds += 1

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
 from gevent import Greenlet
 
+from limehub.amqp.channel import Channel
 from limehub.amqp.delivery import Delivery
 from limehub.amqp.moves import Failure, failure_of
 from limehub.errors import HandlerCrash
 from limehub.workers.crashes import CrashLedger, crash_delay, identity_of, journal_key
 from limehub.workers.handling import BoundHandler, Settlement
+from limehub.workers.lost_runs import LostRuns
 from limehub.workers.mover import Mover
 from limehub.workers.parking import Parking
 from limehub.workers.schedule import Schedule
@@ -35,6 +37,8 @@ WAIT_HERE = 10.0
 REQUEUE_WINDOW = 1.0
 REMEMBERED_REQUEUES = 10_000
 PAUSE_AFTER_BUG = 5.0
+KEPT_OPEN = 600.0
+"""Seconds that an event is kept open without a run over the loss of its channel."""
 
 
 class Fates:
@@ -53,14 +57,15 @@ class Fates:
     ) -> None:
         self.stale = 0
         self.offer: Callable[[], None] = lambda: None
+        self.lost_runs = LostRuns(schedule)
         self._schedule = schedule
         self._mover = mover
         self._ledger = ledger
         self._on_crash = on_crash
         self._stopping = False
         self._parking = Parking()
-        self._moves: set[Greenlet[..., Any]] = set()
-        self._open: set[Settlement] = set()
+        self._moves: dict[Greenlet[..., Any], Delivery] = {}
+        self._open: dict[Delivery, tuple[Settlement, float]] = {}
         self._requeues: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
 
     # -- after a run ------------------------------------------------------------------------------
@@ -70,10 +75,13 @@ class Fates:
     ) -> None:
         """Do what *outcome* says. *key*: the event's identity in the crash ledger."""
         delivery, fate = settlement.delivery, outcome.fate
+        if delivery.settled:
+            self.lost_runs.ended(delivery)
         if fate in (Fate.ACK, Fate.DISCARD):
             self.ack(delivery)
-        elif delivery.is_stale and not delivery.settled:
-            self.drop(delivery)
+        elif delivery.is_stale and not delivery.settled and fate is not Fate.OPEN:
+            self._too_late(delivery, lambda: self.carry_out(settlement, outcome, error, key))
+            self.done(delivery)
         elif fate is Fate.DEAD_LETTER:
             self._dead_letter(settlement, outcome, error, key)
         elif fate is Fate.RETRY:
@@ -88,19 +96,36 @@ class Fates:
     def ack(self, delivery: Delivery) -> None:
         """Tell the broker that it is done, unless the handler has."""
         if not delivery.settled and not delivery.ack():
-            self.stale += 1
+            self._too_late(delivery, None)
         if self._schedule.done(delivery):
             self.offer()
 
     def settle_late(self, settlement: Settlement) -> None:
         """Carry out what a manual handler asked for after it had returned."""
-        self._close(settlement)
+        delivery = settlement.delivery
+        self._close(delivery)
+        if settlement.asked is Asked.ACK:
+            return
+        if delivery.is_stale:
+            self._too_late(delivery, lambda: self._carry_out_late(settlement))
+        else:
+            self._carry_out_late(settlement)
+
+    def acked_too_late(self, settlement: Settlement) -> None:
+        """Keep an ack by the handler itself that could not be sent: it acks the redelivery."""
+        self.stale += 1
+        self.lost_runs.lost(settlement.delivery)
+        if settlement.returned:
+            self.lost_runs.ended(settlement.delivery)
+
+    def _carry_out_late(self, settlement: Settlement) -> None:
         delivery = settlement.delivery
         if settlement.asked is Asked.REQUEUE:
             delivery.give_back()
-        elif settlement.asked is Asked.REJECT:
+        else:
             failure = _failure(settlement, Outcome(Fate.DEAD_LETTER, "rejected"), None)
             self._store(delivery, failure, settlement.handler)
+        self.done(delivery)
 
     def _dead_letter(
         self, settlement: Settlement, outcome: Outcome, error: BaseException | None, key: bytes
@@ -141,20 +166,19 @@ class Fates:
             self._after(min(WAIT_HERE, crash_delay(times - 1)), delivery, give_back)
 
     def _leave_open(self, settlement: Settlement) -> None:
-        for other in [one for one in self._open if one.delivery.is_stale]:
-            self._close(other)  # its channel is gone, the broker has given it out again
-        self._open.add(settlement)
-        settlement.handler.stats.open += 1
         delivery = settlement.delivery
+        self._open[delivery] = (settlement, time.monotonic())
+        settlement.handler.stats.open += 1
+        self.lost_runs.ended(delivery)
         log.warning(
             "handler returned without settling its event; it stays open",
             extra=_context(settlement.handler, delivery),
         )
         self.done(delivery)
 
-    def _close(self, settlement: Settlement) -> None:
-        if settlement in self._open:
-            self._open.discard(settlement)
+    def _close(self, delivery: Delivery) -> None:
+        settlement, _ = self._open.pop(delivery, (None, 0.0))
+        if settlement is not None:
             settlement.handler.stats.open -= 1
 
     def _crash(self, settlement: Settlement, error: BaseException | None, key: bytes) -> None:
@@ -170,12 +194,14 @@ class Fates:
 
     # -- without a run ----------------------------------------------------------------------------
 
-    def bury(self, delivery: Delivery, handler: BoundHandler, reason: str, text: str) -> None:
+    def bury(
+        self, delivery: Delivery, handler: BoundHandler, reason: str, text: str, application: str
+    ) -> None:
         """Dead-letter an event that must not run, or on which limehub itself failed."""
         failure = failure_of(
             None, handler=handler.name, reason=reason, attempts=delivery.attempts, text=text
         )
-        handler.stats.add(Fate.DEAD_LETTER, 0.0)
+        handler.stats.add_unrun(reason, application)
         extra = _context(handler, delivery) | {"reason": reason, "cause": text}
         log.error("dead-lettered without running", extra=extra)
 
@@ -217,9 +243,13 @@ class Fates:
         self._move(delivery, lambda: self._mover.dead_letter(delivery, failure, handler.dlq))
 
     def _move(self, delivery: Delivery, move: Callable[[], object]) -> None:
+        is_copy = delivery.settled
+
         def carry_out() -> None:
             try:
                 move()
+                if not is_copy:
+                    self._moved(delivery, move)
             except Exception:  # border: a bug of ours must neither lose the event nor hold it
                 log.exception("move failed; the event goes back", extra={"queue": delivery.queue})
                 gevent.sleep(PAUSE_AFTER_BUG)
@@ -228,9 +258,48 @@ class Fates:
 
         greenlet = Greenlet(carry_out)
         greenlet.name = "move"
-        self._moves.add(greenlet)
-        greenlet.link(self._moves.discard)
+        self._moves[greenlet] = delivery
+        greenlet.link(lambda moved: self._moves.pop(moved, None))
         greenlet.start()
+
+    def _moved(self, delivery: Delivery, move: Callable[[], object]) -> None:
+        """If it was too late the redelivery is acked; a move that was not made is made then."""
+        if not delivery.is_stale:
+            self.lost_runs.acked(delivery)
+            return
+
+        def move_again() -> None:
+            self._move(delivery, move)
+            self.done(delivery)
+
+        self.lost_runs.ended(delivery, None if delivery.settled else move_again)
+
+    # -- the loss of a channel --------------------------------------------------------------------
+
+    def channel_lost(self, channel: Channel, queue: str, running: Iterable[Delivery]) -> None:
+        """Forget what the broker gives out again of *queue*; what runs goes on and counts."""
+        self._schedule.drain(queue)
+        oldest = time.monotonic() - KEPT_OPEN
+        for delivery, (_, returned_at) in list(self._open.items()):
+            if delivery.channel is channel and returned_at < oldest:
+                self._close(delivery)  # so that what a handler forgot runs again some day
+        moving = (each for each in self._moves.values() if not each.settled)
+        self.lost_runs.channel_lost(channel, [*running, *moving], self._open)
+
+    def unsettled(self) -> list[Delivery]:
+        """What has run and is not settled: left open, being moved, or waiting to run again."""
+        moving = [each for each in self._moves.values() if not each.settled]
+        return [*self._open, *moving, *self._parking]
+
+    def forget_old(self) -> None:
+        """Forget runs whose event has not come again; another server has it."""
+        for delivery in self.lost_runs.ledger.forget_old():
+            self._close(delivery)
+
+    def _too_late(self, delivery: Delivery, settle: Callable[[], None] | None) -> None:
+        """Keep a result until the broker gives the event out again."""
+        self.stale += 1
+        self.lost_runs.ended(delivery, settle)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -239,15 +308,13 @@ class Fates:
         self._schedule.drain()
         for delivery in self._parking.clear():
             self._schedule.done(delivery)
-        for settlement in list(self._open):
-            self._close(settlement)
 
     def give_back(self) -> int:
         """Give back what has not started or waits for another run. Returns how many."""
         self._stopping = True
         deliveries = [*self._schedule.drain(), *self._parking.clear()]
         for delivery in deliveries:
-            if not delivery.settled:
+            if not self.lost_runs.settle(delivery) and not delivery.settled:
                 delivery.give_back()
         return len(deliveries)
 
@@ -267,9 +334,9 @@ class Fates:
         return {
             "waiting_for_retry": len(self._parking),
             "moving": len(self._moves),
-            "open": sum(not settlement.delivery.is_stale for settlement in self._open),
+            "open": sum(not delivery.is_stale for delivery in self._open),
             "stale": self.stale,
-        }
+        } | self.lost_runs.status()
 
 
 def _failure(settlement: Settlement, outcome: Outcome, error: BaseException | None) -> Failure:

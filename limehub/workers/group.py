@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -24,6 +24,7 @@ from limehub.workers.gate import BrokerGate
 from limehub.workers.handling import object_key
 from limehub.workers.parallel import side_by_side
 from limehub.workers.pool import WorkerPool
+from limehub.workers.rounds import Rounds
 from limehub.workers.runner import Runner
 from limehub.workers.schedule import Schedule
 from limehub.workers.session import Session, TopologySettings
@@ -47,6 +48,8 @@ class GroupSettings:
     queue_type: str = "classic"
     accept_foreign: bool = False
     strict_topology: bool = False
+    read_limits: Callable[[], Mapping[str, float]] | None = None
+    """Queue -> seconds that it sets for acknowledgements itself; raises BrokerError."""
 
 
 class WorkerGroup:
@@ -68,6 +71,7 @@ class WorkerGroup:
         self._gate = gate
         self._on_fatal = on_fatal
         self._schedule: Schedule[Delivery] = runner.schedule
+        self._lost_runs = runner.fates.lost_runs
         self._pool = WorkerPool(settings.name, settings.concurrency, self._step)
         self._wake = Signal()
         self._consumers = {plan.spec.name: self._consumer(plan) for plan in plans}
@@ -77,6 +81,7 @@ class WorkerGroup:
             queue_type=settings.queue_type,
             strict=settings.strict_topology,
         )
+        self._rounds = Rounds(runner, self._consumers, settings.read_limits)
         self._session: Session | None = None
         self._stopping = False
         self._supervisor = Greenlet(self._supervise)
@@ -88,6 +93,7 @@ class WorkerGroup:
     def start(self) -> None:
         """Begin to connect and consume; returns at once."""
         self._supervisor.start()
+        self._rounds.start()
 
     def stop_consuming(self) -> int:
         """Cancel all consumers and give back what has not started. Returns how many went back."""
@@ -108,6 +114,7 @@ class WorkerGroup:
     def close(self) -> None:
         """Flush acks by a round trip, close the connection; what is unsettled goes back."""
         self.runner.fates.stop()
+        self._rounds.stop()
         connection = self._connection
         if connection is not None and connection.is_open:
             self._ask_all(QueueConsumer.flush, "acks may not have arrived")
@@ -224,12 +231,17 @@ class WorkerGroup:
             plan=plan,
             on_deliveries=self._on_deliveries,
             on_change=self._wake.set,
+            on_gone=lambda channel: self.runner.channel_lost(channel, plan.spec.name),
             accept_foreign=self.settings.accept_foreign,
             strict=self.settings.strict_topology,
         )
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
         """Runs in the hub for what came of one queue at once: queue it and wake a worker."""
+        if self._lost_runs.ledger:
+            deliveries = self._lost_runs.absorb(deliveries)
+            if not deliveries:
+                return
         self._schedule.put(*deliveries)
         self._pool.offer()
 

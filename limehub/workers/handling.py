@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
 
@@ -28,41 +28,66 @@ class Settles(Protocol):
     """Who carries out a settlement that comes after the handler has returned."""
 
     def settle_late(self, settlement: Settlement) -> None: ...
+    def acked_too_late(self, settlement: Settlement) -> None: ...
 
 
 @define(eq=False)
 class HandlerStats:
-    """Plain numbers, written by the group's hub, read by status pages. Seconds are summed."""
+    """Plain numbers, written by the group's hub, read by status pages. Seconds are summed.
+
+    *acks* by application; *others* by application and fate; *unrun*: by reason, what was
+    dead-lettered without a run.
+    """
 
     started: int = 0
     in_flight: int = 0
     open: int = 0
-    acked: int = 0
     seconds: float = 0.0
     longest: float = 0.0
     durations: list[int] = field(factory=lambda: [0] * (len(BOUNDS) + 1))
-    others: Counter[Fate] = field(factory=Counter)
+    acks: defaultdict[str, int] = field(factory=lambda: defaultdict(int))
+    others: Counter[tuple[str, Fate]] = field(factory=Counter)
+    unrun: Counter[str] = field(factory=Counter)
 
-    def acked_after(self, seconds: float) -> None:
+    def acked_after(self, seconds: float, application: str) -> None:
         """Count a run that went well; the same as `add`, which nearly every event takes."""
-        self.acked += 1
+        self.acks[application] += 1
         self.seconds += seconds
         if seconds > self.longest:
             self.longest = seconds
         self.durations[bisect_left(BOUNDS, seconds)] += 1
 
-    def add(self, fate: Fate, seconds: float) -> None:
+    def add(self, fate: Fate, seconds: float, application: str) -> None:
         """Count one finished run, however it went."""
         if fate is Fate.ACK:
-            self.acked += 1
+            self.acks[application] += 1
         else:
-            self.others[fate] += 1
+            self.others[application, fate] += 1
         self._took(seconds)
+
+    def add_unrun(self, reason: str, application: str) -> None:
+        """Count an event that was dead-lettered without a run; "" = nobody's."""
+        self.others[application, Fate.DEAD_LETTER] += 1
+        self.unrun[reason] += 1
+
+    @property
+    def acked(self) -> int:
+        """How many runs went well."""
+        return sum(self.acks.values())
 
     @property
     def outcomes(self) -> dict[Fate, int]:
-        """How many runs ended in which way."""
-        return ({Fate.ACK: self.acked} if self.acked else {}) | dict(self.others)
+        """How many events ended in which way."""
+        sums: Counter[Fate] = Counter()
+        for (_, fate), count in self.by_application.items():
+            sums[fate] += count
+        return dict(sums)
+
+    @property
+    def by_application(self) -> dict[tuple[str, Fate], int]:
+        """(application, fate) -> how many events."""
+        acks = {(application, Fate.ACK): count for application, count in self.acks.items()}
+        return acks | dict(self.others)
 
     def _took(self, seconds: float) -> None:
         self.seconds += seconds
@@ -138,7 +163,8 @@ class Settlement:
     def ack(self) -> None:
         """Ack now."""
         self._ask(Asked.ACK)
-        self.delivery.ack()
+        if not self.delivery.ack():
+            self.group.acked_too_late(self)
 
     def reject(self, reason: str) -> None:
         """Dead-letter after the handler has returned."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -21,6 +21,9 @@ class Parking:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter(list(self._waiting))
 
     def park(self, delivery: Delivery, delay: float, then: Callable[[], object]) -> None:
         """Call *then* after *delay* seconds, unless `clear` comes first."""

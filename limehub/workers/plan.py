@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 from limehub.amqp.topology import handler_queue_spec
-from limehub.config import Config
+from limehub.config import Config, Lane
 from limehub.plugins.options import RetryPolicy
 from limehub.plugins.registry import Handler, Registry
 from limehub.workers.consumer import QueuePlan
 from limehub.workers.handling import BoundHandler, SettledHook
-from limehub.workers.lanes.lanes import Lanes
+from limehub.workers.lanes.watch import Call
 from limehub.workers.settlement import Policy, Rules
 
 __all__ = ["plans_of", "policy_of", "prefetch_of"]
 
 
-def plans_of(config: Config, registry: Registry, lanes: Lanes) -> dict[str, list[QueuePlan]]:
+class Calls(Protocol):
+    """What makes a handler into what runs one event; `lanes.Lanes` does."""
+
+    def call_of(self, handler: Handler, group: str, lane: Lane, timeout: float | None) -> Call:
+        """Return the call in *lane*; *timeout*: seconds. Raises PluginError."""
+
+
+def plans_of(config: Config, registry: Registry, lanes: Calls) -> dict[str, list[QueuePlan]]:
     """Return group -> the queues that it consumes; groups without queues are left out.
 
     Raises PluginError for a handler that cannot run in its lane.
@@ -54,7 +61,7 @@ def _bound(
     config: Config,
     handler: Handler,
     group: str,
-    lanes: Lanes,
+    lanes: Calls,
     hooks: tuple[SettledHook, ...],
 ) -> BoundHandler:
     options = handler.options

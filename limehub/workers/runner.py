@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from pathlib import Path
 from time import perf_counter
@@ -19,10 +19,13 @@ import gevent
 from gevent import GreenletExit
 from gevent.lock import Semaphore
 
+from limehub.amqp.channel import Channel
 from limehub.amqp.delivery import Delivery
 from limehub.amqp.publisher import current_application
+from limehub.amqp.unread import read_unread
 from limehub.errors import HandlerCrash
 from limehub.events import Discard, Event, Message
+from limehub.workers.ack_limits import AckWatch
 from limehub.workers.consumer import QueueConsumer
 from limehub.workers.crashes import CrashLedger, crash_delay, journal_key
 from limehub.workers.fates import Fates
@@ -34,6 +37,13 @@ from limehub.workers.settlement import DONE, Fate, Outcome, outcome_of
 __all__ = ["Runner"]
 
 log = logging.getLogger(__name__)
+
+QUICK = 0.005
+"""Seconds of a run below which its ack is not remembered until it has arrived: that would cost
+fast handlers a tenth of their time, and to run again costs them little."""
+
+STALL = 0.5
+"""Seconds of a run after which the connection may have been lost unnoticed."""
 
 CANARY_AGAIN = 0.2
 """Seconds until a suspect asks again whether it may run alone."""
@@ -55,6 +65,7 @@ class Runner:
     ) -> None:
         self.schedule: Schedule[Delivery] = Schedule()
         self.fates = Fates(schedule=self.schedule, mover=mover, ledger=ledger, on_crash=on_crash)
+        self.ack_watch = AckWatch(perf_counter)
         self.killing = False
         self._ledger = ledger
         self._crash_limit = crash_limit
@@ -73,6 +84,8 @@ class Runner:
         if not delivery.channel.usable:
             self.fates.drop(delivery)
             return
+        if delivery.redelivered and self.fates.lost_runs.settle(delivery):
+            return
         application = plan.applications.get(delivery.exchange)
         if application is None:
             self._foreign(delivery, excluded=delivery.exchange in plan.excluded)
@@ -83,10 +96,22 @@ class Runner:
         else:
             self._handle(delivery, plan.handler, application, key)
 
+    def channel_lost(self, channel: Channel, queue: str) -> None:
+        """Forget what of *channel* has not started; what runs counts for its redelivery."""
+        running = [settlement.delivery for settlement in self._running]
+        self.fates.channel_lost(channel, queue, running)
+
     def internal_error(self, delivery: Delivery, error: Exception) -> None:
         """Put away an event on which limehub itself failed, so that it fells nothing else."""
-        handler = self._consumers[delivery.queue].plan.handler
-        self.fates.bury(delivery, handler, "internal-error", repr(error))
+        self._bury(delivery, "internal-error", repr(error))
+
+    def held(self) -> Iterator[tuple[Delivery, float | None]]:
+        """Everything unacked that is known here, and since when (perf_counter) it runs, if so."""
+        for run in self._running:
+            if not run.delivery.settled:
+                yield run.delivery, run.started
+        for delivery in (*self.fates.unsettled(), *self.schedule.waiting_items()):
+            yield delivery, None
 
     def status(self) -> dict[str, Any]:
         """Return the state for status pages; times in seconds."""
@@ -97,10 +122,13 @@ class Runner:
                 "queue": run.delivery.queue,
                 "seconds": now - run.started,
                 "overdue": run.handler.is_overdue(now - run.started),
+                "ack_limit_used": self.ack_watch.level_of(run.delivery),
             }
             for run in self._running
         ]
-        return {"running": running, **self.fates.status()}
+        longest = max((now - run.started for run in self._running), default=0.0)
+        oldest = max(longest, self.ack_watch.oldest())
+        return {"running": running, "oldest_unacked": oldest, **self.fates.status()}
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -133,19 +161,29 @@ class Runner:
             self._running.discard(settlement)
             stats.in_flight -= 1
             self._ledger.end(slot)
+        if seconds > STALL:
+            self._check_peer(delivery)
         if error is None and settlement.asked is handler.succeeds:
             self._succeed(settlement, event, seconds, key)
         else:
             self._decide(settlement, event, error, seconds, key)
 
+    def _check_peer(self, delivery: Delivery) -> None:
+        """After a stall see whether the broker is still there, before an ack is sent to nobody."""
+        channel = delivery.channel
+        if not delivery.settled and channel.usable and not read_unread(channel.connection):
+            channel.usable = False  # the connection tells its channels in the hub's next turn
+
     def _succeed(self, settlement: Settlement, event: Event, seconds: float, key: bytes) -> None:
         """Ack what went well: the way of nearly every event, so that it is kept short."""
         handler = settlement.handler
         settlement.returned = settlement.closed = True
-        handler.stats.acked_after(seconds)
+        handler.stats.acked_after(seconds, event.application)
         if self._ledger.suspects:
             self._ledger.settled(key)
         self.fates.ack(settlement.delivery)
+        if seconds > QUICK:
+            self.fates.lost_runs.acked(settlement.delivery)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("handled", extra=_context(handler, event, DONE) | {"seconds": seconds})
         for hook in handler.hooks:
@@ -170,7 +208,7 @@ class Runner:
         )
         settlement.returned = True
         settlement.closed = outcome.fate is not Fate.OPEN
-        handler.stats.add(outcome.fate, seconds)
+        handler.stats.add(outcome.fate, seconds, event.application)
         if error is not None:
             _report(handler, event, outcome, error)
         if outcome.fate is not Fate.CRASH and not outcome.then_crash:
@@ -184,10 +222,11 @@ class Runner:
     def _foreign(self, delivery: Delivery, *, excluded: bool) -> None:
         """Another tenant's event is never run."""
         consumer = self._consumers[delivery.queue]
-        handler = consumer.plan.handler
         if excluded:
-            text = f"{handler.app} does not serve the application of {delivery.exchange}"
-            self.fates.bury(delivery, handler, "tenant-excluded", text)
+            text = (
+                f"{consumer.plan.handler.app} does not serve the application of {delivery.exchange}"
+            )
+            self._bury(delivery, "tenant-excluded", text)
             return
         problem = (
             f"an event came from exchange {delivery.exchange!r}, which is none of ours: do two"
@@ -199,23 +238,31 @@ class Runner:
             each.give_back()
         self.fates.done(delivery)
 
+    def _bury(self, delivery: Delivery, reason: str, text: str) -> None:
+        plan = self._consumers[delivery.queue].plan
+        application = plan.applications.get(delivery.exchange, "")
+        self.fates.bury(delivery, plan.handler, reason, text, application)
+
     def _run_suspect(
         self, delivery: Delivery, handler: BoundHandler, application: str, key: bytes
     ) -> None:
         """Run what was in flight in a crash: alone, after a while, and not for ever."""
-        if not self._may_run(delivery, handler, self._ledger.count_of(key)):
+        if not self._may_run(delivery, self._ledger.count_of(key)):
             return
         try:
             gevent.sleep(0)  # the acks of what has ended leave first: this run may kill us
-            self._handle(delivery, handler, application, key)
+            if delivery.is_stale:
+                self.fates.drop(delivery)
+            else:
+                self._handle(delivery, handler, application, key)
         finally:
             self._canary.release()
 
-    def _may_run(self, delivery: Delivery, handler: BoundHandler, crashes: int) -> bool:
+    def _may_run(self, delivery: Delivery, crashes: int) -> bool:
         """Whether a suspect may run now; else it waits, or is buried at the limit."""
         if self._crash_limit and crashes >= self._crash_limit:
             text = f"in flight in {crashes} crashes of the server"
-            self.fates.bury(delivery, handler, "crash-loop", text)
+            self._bury(delivery, "crash-loop", text)
             return False
         if "waited" not in delivery.__dict__:
             delivery.__dict__["waited"] = True

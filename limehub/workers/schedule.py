@@ -123,6 +123,12 @@ class Schedule(Generic[Item]):
                 held.clear()
         return items
 
+    def waiting_items(self) -> list[Item]:
+        """All that wait for their turn."""
+        turns = self._turns.values()
+        held = (item for turn in turns for items in turn.behind.values() for item in items)
+        return [*(item for turn in turns for item in turn.waiting), *held]
+
     @property
     def waiting(self) -> int:
         """How many wait."""

@@ -91,7 +91,7 @@ class Watch:
 
     def _after(self, seconds: float, then: Callable[[], None]) -> Any:
         timer = gevent.get_hub().loop.timer(seconds)
-        timer.start(then)
+        timer.start(then, update=True)  # the loop's own clock is as old as its turn
         return timer
 
     def _half_over(self) -> None:
