@@ -21,6 +21,9 @@ from limehub.web.api.deadletters import DeadLettersApi
 from limehub.web.api.endpoints import LetterId, blueprint_of
 from limehub.web.api.server import ServerApi
 from limehub.web.gatekeeper import Gatekeeper
+from limehub.web.live import Live
+from limehub.web.metrics import metrics_page
+from limehub.web.pages.routes import add_pages
 from limehub.web.problems import CONTENT_TYPE, problem_body
 from limehub.web.shown import Shown
 from limehub.web.tokens import Tokens
@@ -54,8 +57,11 @@ class _OrderedJson(DefaultJSONProvider):
     sort_keys = False
 
 
-def create_app(server: Shown, tokens: Tokens, office: Office) -> Flask:
-    """Return the application. Plugins may add blueprints until the first request."""
+def create_app(server: Shown, tokens: Tokens, office: Office, live: Live | None = None) -> Flask:
+    """Return the application. Plugins may add blueprints until the first request.
+
+    *live*: what the pages watch; without one they look themselves, and nothing moves.
+    """
     app = Flask("limehub", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json = _OrderedJson(app)
@@ -66,6 +72,8 @@ def create_app(server: Shown, tokens: Tokens, office: Office) -> Flask:
     app.register_error_handler(LimehubError, _known_error)
     app.register_error_handler(Exception, _failure)
     _add_api(app, server, gatekeeper, office)
+    app.register_blueprint(metrics_page(server, office))
+    add_pages(app, server, gatekeeper, office, live or Live(server.status, office))
     return app
 
 

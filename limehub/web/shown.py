@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from limehub.config import Config
+from limehub.config import Config, Loaded
 
 __all__ = ["Shown"]
 
@@ -15,6 +15,14 @@ class Shown(Protocol):
     @property
     def config(self) -> Config:
         """What it runs with."""
+
+    @property
+    def loaded(self) -> Loaded:
+        """The same with its history: who set which key."""
+
+    @property
+    def registry(self) -> Any:
+        """The installed packages, a `limehub.plugins.registry.Registry`."""
 
     @property
     def max_stall(self) -> float:

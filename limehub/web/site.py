@@ -18,6 +18,7 @@ from limehub.web.tokens import Tokens
 if TYPE_CHECKING:
     from limehub.deadletters.office import Office
     from limehub.web.listener import WebServer
+    from limehub.web.live import Live
 
 __all__ = ["Site"]
 
@@ -53,6 +54,7 @@ class Site:
         self._pulse = Pulse(self._state)
         self._web_server: WebServer | None = None
         self._office: Office | None = None
+        self._live: Live | None = None
         self._health_listener: HealthListener | None = None
         self.web_url: str | None = None
         self.health_url: str | None = None
@@ -66,9 +68,13 @@ class Site:
         if self._address is not None:
             self._web_server = self._build(self._address)
             self.web_url = url_of(*self._web_server.start())
+            if self._live is not None:
+                self._live.start()
 
     def stop(self) -> None:
         """Stop listening; harmless if it never started."""
+        if self._live is not None:
+            self._live.stop()  # first: who watches ends, and no request is left to wait for
         if self._web_server is not None:
             self._web_server.stop()
         if self._office is not None:
@@ -104,10 +110,12 @@ class Site:
         from limehub.deadletters.office import Office
         from limehub.web.app import create_app
         from limehub.web.listener import WebServer
+        from limehub.web.live import Live
 
         config, registry = self._server.config, self._server.registry
         self._office = Office.of(config, connection_settings(config), registry.plugins)
-        app = create_app(self._server, self._tokens, self._office)
+        self._live = Live(self._server.status, self._office)
+        app = create_app(self._server, self._tokens, self._office, self._live)
         registry.add_routes(app)
         return WebServer(app, address)
 
