@@ -277,7 +277,6 @@ class Server:
                 "seconds": round(each.stats.seconds, 6),
                 "longest": round(each.stats.longest, 6),
                 "durations": list(each.stats.durations),
-                "durations": list(each.stats.durations),
                 "applications": _by_application(each.stats),
                 "unrun": dict(each.stats.unrun),
             }

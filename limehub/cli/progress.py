@@ -40,8 +40,11 @@ class Progress:
             self._bars.stop()
 
     @contextlib.contextmanager
-    def of(self, name: str, total: int, count: Callable[[], int]) -> Iterator[None]:
-        """Show a bar while the block runs; *count*() is looked at ten times a second."""
+    def of(self, name: str, total: int | None, count: Callable[[], int]) -> Iterator[None]:
+        """Show a bar while the block runs; *count*() is looked at ten times a second.
+
+        *total*: None = nobody knows.
+        """
         if self._bars is None:
             yield
             return
@@ -51,7 +54,7 @@ class Progress:
         finally:
             watcher.kill()
 
-    def _watch(self, bars: Bars, name: str, total: int, count: Callable[[], int]) -> None:
+    def _watch(self, bars: Bars, name: str, total: int | None, count: Callable[[], int]) -> None:
         task = bars.add_task(name, total=total)
         try:
             while True:

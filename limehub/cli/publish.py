@@ -1,4 +1,4 @@
-"""`limehub publish`: one event, confirmed, and who will get it."""
+"""`limehub publish`: one event, confirmed, and who will get it; or a stream for demonstrations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Publication:
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", required=False)
 @click.argument("body", required=False, default="{}", metavar="[BODY|-]")
 @config_option
 @click.option("--application", metavar="NAME", help="Whose event; needed if there are several.")
@@ -57,9 +57,31 @@ class Publication:
     "--content-type", metavar="TYPE", default=JSON, show_default=True, help="Of the body."
 )
 @click.option("--raw", is_flag=True, help="Publish BODY whatever it is.")
+@click.option("--demo", is_flag=True, help="Publish invented events of companies, persons, deals.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 10_000, min_open=True),
+    metavar="N",
+    help="With --demo: events a second.  [default: 10]",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --demo: stop after so many.  [default: go on until Ctrl-C]",
+)
+@click.option(
+    "--fail-rate",
+    type=click.FloatRange(0, 1),
+    metavar="F",
+    help="With --demo: share of events, 0 to 1, that the example packages refuse.  [default: 0]",
+)
+@click.option(
+    "--seed", type=int, metavar="S", help="With --demo: another seed, another story.  [default: 1]"
+)
 @json_option
 def publish(
-    key: str,
+    key: str | None,
     body: str,
     config: Path | None,
     application: str | None,
@@ -68,14 +90,38 @@ def publish(
     message_id: str | None,
     content_type: str,
     raw: bool,
+    demo: bool,
+    rate: float | None,
+    count: int | None,
+    fail_rate: float | None,
+    seed: int | None,
     as_json: bool,
 ) -> None:
     """Publish an event with the routing key KEY and return when the broker has stored it.
 
     BODY is JSON, `{}` if it is left out, standard input if it is `-`. Exit code 1: it reached no
     queue.
+
+    With --demo there is neither KEY nor BODY: invented companies, persons and deals are created,
+    updated, deleted and restored, in all applications or that of --application.
     """
     loaded = load_config(config)
+    if demo:
+        _refuse_with_demo(key, exchange, headers, message_id, raw=raw)
+        from limehub.cli.demo import Demo, play
+
+        story = Demo(
+            rate=10.0 if rate is None else rate,
+            count=count,
+            fail_rate=fail_rate or 0.0,
+            seed=1 if seed is None else seed,
+        )
+        play(loaded, story, application=application, as_json=as_json)
+        return
+    if key is None:
+        raise click.UsageError("Missing argument 'KEY'.")
+    if (rate, count, fail_rate, seed) != (None, None, None, None):
+        raise click.UsageError("--rate, --count, --fail-rate and --seed need --demo")
     publication = Publication(
         key=_key(key),
         body=_body(body, content_type, raw=raw),
@@ -92,6 +138,18 @@ def publish(
     finally:
         publisher.close()
     _report(publication, identity, registry, as_json=as_json)
+
+
+def _refuse_with_demo(
+    key: str | None,
+    exchange: str | None,
+    headers: tuple[str, ...],
+    message_id: str | None,
+    *,
+    raw: bool,
+) -> None:
+    if key is not None or exchange or headers or message_id or raw:
+        raise click.UsageError("--demo goes with --application only; the events are its own")
 
 
 def _publish(publisher: Publisher, publication: Publication) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ def serve(
         fail_fast=fail_fast,
         strict_topology=strict_topology,
         reload=read,
+        environ=os.environ,
     )
     context.exit(_serve(read, options, skip_broken=skip_broken_plugins))
 

@@ -22,6 +22,7 @@ from limehub.config.model import (
     QueuePer,
     QueueType,
     Tls,
+    Tracing,
     Web,
     WorkerSettings,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "QueueType",
     "RunInfo",
     "Tls",
+    "Tracing",
     "Web",
     "WorkerSettings",
     "alike",

@@ -34,6 +34,7 @@ __all__ = [
     "QueuePer",
     "QueueType",
     "Tls",
+    "Tracing",
     "Web",
     "WorkerSettings",
 ]
@@ -211,10 +212,12 @@ class Web:
 
 @frozen(kw_only=True)
 class Broker:
-    """`broker`: the embedded broker; *path*: its file, None keeps it in memory."""
+    """`broker`: the embedded broker; *path*: its file, None keeps it in memory;
+    *memory_share*: of the machine's memory, from which on publishers wait."""
 
     listen: str = field(default="none", validator=checks.address)
     path: str | None = _file()
+    memory_share: float = field(default=0.4, validator=checks.between(0.01, 1))
 
     @property
     def address(self) -> Address | None:
@@ -231,6 +234,13 @@ class Log:
 
 
 @frozen(kw_only=True)
+class Tracing:
+    """`tracing`: OpenTelemetry; where spans go is said by its own OTEL_ variables."""
+
+    enabled: bool = False
+
+
+@frozen(kw_only=True)
 class Config:
     """A whole limehub.toml, environment and command line included."""
 
@@ -242,6 +252,7 @@ class Config:
     web: Web = field(factory=Web)
     broker: Broker = field(factory=Broker)
     log: Log = field(factory=Log)
+    tracing: Tracing = field(factory=Tracing)
 
     def exchange_of(self, application: str) -> str:
         """Return where *application*'s events are published. Raises ConfigError if unknown."""

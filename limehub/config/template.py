@@ -131,10 +131,17 @@ path = ".limehub/broker.db"
 # Where other services of this machine reach it; unless set, run.json beside the file tells.
 # listen = "127.0.0.1:5672"
 
+# Publishers wait while its messages take more than this share of the machine's memory.
+# memory_share = 0.4
+
 [log]
 # "debug", "info", "warning", "error", "critical"
 level = "info"
 
 # "text" or "json"; unless set: text on a terminal, else json.
 # format = "json"
+
+# [tracing]
+# OpenTelemetry spans; needs `pip install "limehub[otel]"` and OTEL_EXPORTER_OTLP_ENDPOINT.
+# enabled = false
 """

@@ -1,0 +1,1 @@
+"""A believable, seeded stream of events: for demonstrations and tests."""

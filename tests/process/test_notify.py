@@ -1,0 +1,70 @@
+"""`limehub serve` as systemd sees it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from tests.support.process import Workplace
+
+BURNING = """
+import time
+def burn(event):
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        sum(range(200))
+def register_event_handlers(worker, config):
+    worker.register_event_handler(burn, "burn")
+"""
+
+
+@pytest.fixture
+def ear(workplace: Workplace) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        path = str(workplace.folder / "notify")
+        listening.bind(path)
+        listening.settimeout(20)
+        workplace.environ.update(NOTIFY_SOCKET=path, WATCHDOG_USEC="600000")
+        workplace.install("solution-burn", BURNING)
+        yield listening
+
+
+def hear_until(ear: socket.socket, wanted: str) -> list[str]:
+    """Everything said up to the line *wanted*."""
+    lines: list[str] = []
+    while wanted not in lines:
+        lines += ear.recv(4096).decode().split("\n")
+    return lines
+
+
+def test_systemd_hears_of_the_whole_life(workplace: Workplace, ear: socket.socket) -> None:
+    server = workplace.serve(ready=False)
+    lines = hear_until(ear, "READY=1")
+    assert lines[-2] == "STATUS=consuming 1 queues in 1 groups"
+    server.send(signal.SIGHUP)
+    lines = hear_until(ear, "READY=1")
+    assert "RELOADING=1" in lines
+    assert server.stop() == 0
+    assert "STOPPING=1" in hear_until(ear, "STOPPING=1")
+
+
+def test_the_watchdog_is_fed_while_a_handler_burns(
+    workplace: Workplace, ear: socket.socket
+) -> None:
+    server = workplace.serve()
+    hear_until(ear, "READY=1")
+    published = workplace.run("publish", "burn", "{}")
+    assert published.returncode == 0, published.stderr
+    server.wait_for_line("is kept busy")
+    fed: list[float] = [time.monotonic()]
+    while fed[-1] - fed[0] < 2:
+        if ear.recv(4096) == b"WATCHDOG=1":
+            fed.append(time.monotonic())
+    assert max(b - a for a, b in pairwise(fed)) < 0.6
+    server.wait_for_line("the stall is over")
+    server.stop()
