@@ -42,6 +42,7 @@ class EmbeddedBroker:
         self._file = config.events.url.path or config.broker.path
         self._listen = config.broker.address or Address(_HERE, 0)
         self._level = config.log.level
+        self._memory_share = config.broker.memory_share
         self._password = secrets.token_urlsafe(24)
         self._asked = config.events.connection_string
         self._process: Any = None
@@ -114,6 +115,7 @@ class EmbeddedBroker:
         listen = f"{self._listen.host}:{self._listen.port}"
         command = [sys.executable, "-m", "limehub.broker", "--until-eof", "--listen", listen]
         command += ["--user", f"{USER}:/dev/fd/{password}", "--log-level", self._level.upper()]
+        command += ["--memory-share", str(self._memory_share)]
         return command + (["--data", self._file] if self._file else [])
 
     def _watch(self) -> None:

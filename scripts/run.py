@@ -1,7 +1,8 @@
 """`make run`: see to a broker, run `limehub serve` on it, stop both in order on Ctrl-C.
 
-The broker of limehub.toml, RABBIT_URL or LIMEHUB_EVENTS__CONNECTION_STRING is used if it answers;
-else a private RabbitMQ node in `.limehub/rabbitmq/` is started (and stopped again at the end).
+The embedded broker, which limehub.toml asks for, is the server's own business. Where limehub.toml,
+RABBIT_URL or LIMEHUB_EVENTS__CONNECTION_STRING names a RabbitMQ, that is used if it answers; else a
+private node in `.limehub/rabbitmq/` is started (and stopped again at the end).
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ class Server:
             signal.signal(number, self._forward)
         command = dies_with_parent(self._command, "TERM")
         self._child = subprocess.Popen(command, env=self._environ, start_new_session=True)
+        say("when it is ready, `make demo` in a second shell sends it a CRM's events")
         try:
             for early in self._early:
                 self._forward(early, None)

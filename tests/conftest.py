@@ -1,21 +1,27 @@
-"""Fixtures of the whole suite: private RabbitMQ nodes, a vhost per test, a fault proxy."""
+"""Fixtures of the whole suite: private brokers, a vhost per test, a fault proxy."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from scripts.rabbitmq_node import RabbitNode, find_server
+from tests.support.embedded_node import EmbeddedNode
 from tests.support.proxy import Proxy
 from tests.support.vhost import Vhost
 
+Node = RabbitNode | EmbeddedNode
 PLUGINS = ("rabbitmq_management",)
 SOAK = os.environ.get("LIMEHUB_SOAK") == "1"
 ROOT_VARIABLE = "LIMEHUB_RABBITMQ4_ROOT"
+TEST_ON = os.environ.get("LIMEHUB_TEST_ON", "rabbitmq")
+"""The broker of tests that work on any: `rabbitmq`, `rabbitmq4` or `embedded`."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,20 +48,41 @@ def soak() -> bool:
 
 @pytest.fixture(scope="session")
 def rabbit_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
-    """The suite's shared node. It must stay up: use `killable_node` to hurt one.
+    """A RabbitMQ node that tests share. It must stay up: use `killable_node` to hurt one.
 
     With LIMEHUB_TEST_ON=rabbitmq4 it is RabbitMQ 4, so that every broker test runs on both.
     """
-    if os.environ.get("LIMEHUB_TEST_ON") == "rabbitmq4":
-        yield from _running(_four("limehub-tests-shared"))
+    if TEST_ON == "rabbitmq4":
+        with _four() as node:
+            yield from _running(node)
     else:
         yield from _running(RabbitNode(tmp_path_factory.mktemp("rabbit"), plugins=PLUGINS))
 
 
+@pytest.fixture(scope="session")
+def embedded_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedNode]:
+    """An embedded broker that tests share, on a file."""
+    yield from _embedded(tmp_path_factory.mktemp("embedded"))
+
+
 @pytest.fixture
-def vhost(rabbit_node: RabbitNode) -> Iterator[Vhost]:
-    """A vhost of the shared node, for this test only."""
-    with Vhost.create(rabbit_node) as vhost:
+def broker_kind() -> str:
+    """What `vhost` and `killable_vhost` are on: `rabbitmq` (of either version) or `embedded`."""
+    return "embedded" if TEST_ON == "embedded" else "rabbitmq"
+
+
+@pytest.fixture(scope="session")
+def shared_node(request: pytest.FixtureRequest) -> Node:
+    """The shared node of the broker that LIMEHUB_TEST_ON names."""
+    name = "embedded_node" if TEST_ON == "embedded" else "rabbit_node"
+    return cast("Node", request.getfixturevalue(name))
+
+
+@pytest.fixture
+def vhost(request: pytest.FixtureRequest, broker_kind: str) -> Iterator[Vhost]:
+    """A vhost of a shared node, for this test only."""
+    name = "embedded_node" if broker_kind == "embedded" else "rabbit_node"
+    with Vhost.create(request.getfixturevalue(name)) as vhost:
         yield vhost
 
 
@@ -70,17 +97,24 @@ def _second_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNod
     yield from _running(RabbitNode(tmp_path_factory.mktemp("killable"), plugins=PLUGINS))
 
 
+@pytest.fixture(scope="session")
+def _second_embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedNode]:
+    yield from _embedded(tmp_path_factory.mktemp("killable-embedded"))
+
+
 @pytest.fixture
-def killable_node(_second_node: RabbitNode) -> Iterator[RabbitNode]:
+def killable_node(request: pytest.FixtureRequest, broker_kind: str) -> Iterator[Node]:
     """A node to kill, pause and restart; up again for the next test."""
-    yield _second_node
-    if _second_node.running:
-        _second_node.resume()
-    _second_node.start()
+    name = "_second_embedded" if broker_kind == "embedded" else "_second_node"
+    node: Node = request.getfixturevalue(name)
+    yield node
+    if node.running:
+        node.resume()
+    node.start()
 
 
 @pytest.fixture
-def killable_vhost(killable_node: RabbitNode) -> Iterator[Vhost]:
+def killable_vhost(killable_node: Node) -> Iterator[Vhost]:
     """A vhost of the killable node, for this test only."""
     with Vhost.create(killable_node) as vhost:
         yield vhost
@@ -96,7 +130,8 @@ def proxy(vhost: Vhost) -> Iterator[Proxy]:
 @pytest.fixture(scope="session")
 def rabbitmq4_node() -> Iterator[RabbitNode]:
     """A RabbitMQ 4 node; for tests marked `rabbitmq4`."""
-    yield from _running(_four("limehub-tests"))
+    with _four() as node:
+        yield from _running(node)
 
 
 @pytest.fixture
@@ -106,11 +141,22 @@ def rabbitmq4_vhost(rabbitmq4_node: RabbitNode) -> Iterator[Vhost]:
         yield vhost
 
 
-def _four(name: str) -> RabbitNode:
+def _embedded(folder: Path) -> Iterator[EmbeddedNode]:
+    node = EmbeddedNode(folder)
+    try:
+        node.start()
+        yield node
+    finally:
+        node.kill()
+
+
+@contextlib.contextmanager
+def _four() -> Iterator[RabbitNode]:
     root = Path(os.environ[ROOT_VARIABLE])
-    folder = root / "tmp" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    return RabbitNode(folder, plugins=PLUGINS, root=root)
+    with tempfile.TemporaryDirectory(
+        prefix="limehub-tests-", dir=root / "tmp", ignore_cleanup_errors=True
+    ) as folder:
+        yield RabbitNode(Path(folder), plugins=PLUGINS, root=root)
 
 
 def _running(node: RabbitNode) -> Iterator[RabbitNode]:

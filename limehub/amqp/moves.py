@@ -39,8 +39,8 @@ _DROPPED = frozenset(["user_id", "expiration", "delivery_mode", "cluster_id"])
 class Movable(Protocol):
     """What a move needs of a delivery."""
 
-    body: bytes
-
+    @property
+    def body(self) -> bytes: ...
     @property
     def exchange(self) -> str: ...
     @property

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from limehub import __version__
+from limehub.broker.memory import MEMORY_SHARE, machine_memory
+from limehub.broker.node import Limits
 from limehub.broker.serving import run_broker
 from limehub.broker.storage.errors import StorageError
 
@@ -23,6 +25,7 @@ def main() -> int:
             dict(options.user) or None,
             vhosts=options.vhost or ["/"],
             version=__version__,
+            limits=Limits(memory=int(machine_memory() * options.memory_share)),
             on_ready=_say_ready,
             lifeline=0 if options.until_eof else None,
         )
@@ -38,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--user", type=_user, action="append", default=[])
     parser.add_argument("--vhost", action="append")
+    parser.add_argument("--memory-share", type=float, default=MEMORY_SHARE)
     parser.add_argument("--until-eof", action="store_true", help="serve until stdin ends")
     parser.add_argument("--log-level", default="WARNING")
     return parser

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gevent
-from attrs import frozen
+from attrs import field, frozen
 
+from limehub.broker.memory import MEMORY_SHARE, MemoryAlarm, machine_memory
 from limehub.broker.session.connection import Connection
 from limehub.broker.session.handshake import same_secret
 from limehub.broker.state.store import NoStore
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.", "::1", "[::1]", "::ffff:127.")
 _LONGEST_WAIT = 3600.0
+_LOOK_AGAIN = 0.25
+"""Seconds between looks at the memory while publishers wait for it."""
 
 
 @frozen(kw_only=True)
@@ -36,6 +40,8 @@ class Limits:
     channel_max: int = 2047
     heartbeat: int = 60
     message_size: int = 128 * 1024 * 1024
+    memory: int = field(factory=lambda: int(machine_memory() * MEMORY_SHARE))
+    """From here on publishers are blocked until messages have left."""
 
 
 class Node:
@@ -59,27 +65,48 @@ class Node:
         self.connections: dict[Connection, None] = {}
         self._users = {"guest": "guest"} if users is None else dict(users)
         self._guests_are_local = users is None
-        self._store = FileStore(data, self._storage_changed) if data else None
+        self._store = FileStore(data, self._alarm_changed) if data else None
+        self.memory = MemoryAlarm(self.limits.memory)
+        self._numbers = self._rows = itertools.count(1)
         self._was: tuple[str | None, bool] = (None, False)
         self._settling = False
+        self._looking: Any = None
         self._timer: Any = None
         self._loop = gevent.get_hub().loop
-        self.vhosts = self._load(vhosts)
+        self.vhosts: dict[str, VirtualHost] = {}
+        if self._store is not None:
+            self._prepare(self._store.open())
+        for name in vhosts:
+            self.add_vhost(name)
 
-    def _load(self, names: Sequence[str]) -> dict[str, VirtualHost]:
-        if self._store is None:
-            return {name: VirtualHost(name, store=NoStore(), timers=self.timers) for name in names}
-        database = self._store.open()
+    # Virtual hosts
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
         remove_orphans(database)
-        numbers = itertools.count(last_number(database) + 1)
-        rows = itertools.count(last_row(database) + 1)
-        vhosts = {}
-        for name in names:
-            vhosts[name] = VirtualHost(
-                name, store=self._store, timers=self.timers, numbers=numbers, rows=rows
-            )
-            restore(database, vhosts[name])
-        return vhosts
+        self._numbers = itertools.count(last_number(database) + 1)
+        self._rows = itertools.count(last_row(database) + 1)
+
+    def add_vhost(self, name: str) -> None:
+        """Open a virtual host, with what the file has for it."""
+        self.vhosts[name] = vhost = VirtualHost(
+            name,
+            store=NoStore() if self._store is None else self._store,
+            timers=self.timers,
+            numbers=self._numbers,
+            rows=self._rows,
+        )
+        if self._store is not None:
+            restore(self._store.reader, vhost)
+
+    def remove_vhost(self, name: str) -> None:
+        """Delete a virtual host with all that is in it; its clients are disconnected."""
+        vhost = self.vhosts.pop(name)
+        for connection in [one for one in self.connections if one.vhost is vhost]:
+            connection.force_close(f"vhost '{name}' is deleted")
+        for queue in list(vhost.queues.values()):
+            vhost.remove_queue(queue)
+        for exchange in [one for one in vhost.exchanges if one and not one.startswith("amq.")]:
+            vhost.delete_exchange(exchange)
 
     # Connections
 
@@ -146,14 +173,33 @@ class Node:
     @property
     def alarm(self) -> str | None:
         """Why publishers are blocked; None: they are not."""
-        return "low on disk" if self._store is not None and self._store.failure else None
+        full = self._store is not None and self._store.failure
+        scarce = [name for name, is_so in (("memory", self.memory.on), ("disk", full)) if is_so]
+        return f"low on {' & '.join(scarce)}" if scarce else None
 
     @property
     def saturated(self) -> bool:
         """Whether publishers are faster than the disk."""
         return self._store is not None and self._store.saturated
 
-    def _storage_changed(self) -> None:
+    def received(self, size: int) -> None:
+        """Bytes came in; look at the memory now and then."""
+        if self.memory.received(size):
+            self.look_at_memory()
+
+    def look_at_memory(self) -> None:
+        """Block or unblock publishers; while they are blocked, look again soon."""
+        if self.memory.look(self.vhosts.values()):
+            log.warning("memory is scarce" if self.memory.on else "memory is enough again")
+            self._alarm_changed()
+        if self.memory.on and not self._looking:
+            self._looking = gevent.spawn_later(_LOOK_AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        self.look_at_memory()
+
+    def _alarm_changed(self) -> None:
         now = (self.alarm, self.saturated)
         if now != self._was:
             self._was = now
@@ -165,12 +211,14 @@ class Node:
     def stop(self, grace: float = 3.0) -> None:
         """Close all connections as RabbitMQ does, for at most *grace* seconds; keep the file."""
         for connection in list(self.connections):
-            connection.shut_down("shutdown")
+            connection.force_close("broker forced connection closure with reason 'shutdown'")
         deadline = time.monotonic() + grace
         while self.connections and time.monotonic() < deadline:
             gevent.sleep(0.01)
         for connection in list(self.connections):
             connection.stream.abort()
+        if self._looking is not None:
+            self._looking.kill()
         if self._store is not None:
             self._store.close()
 

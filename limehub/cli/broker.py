@@ -58,12 +58,15 @@ def broker(
 
     Where a limehub.toml lies here, its `broker.listen` and `broker.path` are the defaults.
     """
+    share = None
     if config or config_file(None).exists():
         settings = load_config(config).config.broker
+        share = settings.memory_share
         listen = listen or settings.address
         data = data or (Path(settings.path) if settings.path else None)
     command = [sys.executable, "-m", "limehub.broker", "--listen", str(listen or DEFAULT)]
     command += ["--data", str(data)] if data else []
+    command += ["--memory-share", str(share)] if share else []
     for user in users:
         command += ["--user", user]
     os.execv(sys.executable, command)  # noqa: S606 - a fresh interpreter without patching

@@ -1,8 +1,9 @@
-"""Fixtures of the tests that talk to a broker from this process."""
+"""Fixtures of the tests that talk to a broker from this process, and the broker each is for."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,25 @@ from limehub.server import ServeOptions
 from tests.support.hub import Hub, Register
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
+
+ON_BOTH = {
+    "test_deadletters",
+    "test_order",
+    "test_publisher",
+    "test_reconnect",
+    "test_redeliveries",
+    "test_settlement",
+}
+"""Modules whose tests run on RabbitMQ and on the embedded broker; with `make soak` all do."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once a broker, unless LIMEHUB_TEST_ON names the one."""
+    name = metafunc.module.__name__.rpartition(".")[2]
+    if "broker_kind" not in metafunc.fixturenames or "LIMEHUB_TEST_ON" in os.environ:
+        return
+    if name in ON_BOTH or os.environ.get("LIMEHUB_SOAK") == "1":
+        metafunc.parametrize("broker_kind", ["rabbitmq", "embedded"])
 
 
 @pytest.fixture

@@ -79,11 +79,10 @@ class Installed(NoRoutes):
 
 
 def config_of(vhost: Vhost, folder: Path, **web: Any) -> Config:
-    management = f"http://guest:guest@127.0.0.1:{vhost.node.ports.management}"
     settings: dict[str, Any] = {"bind": "127.0.0.1:0", "audit_file": str(folder / "audit.jsonl")}
     return Config(
         applications=("acme",),
-        events=Events(connection_string=vhost.url, management_url=management),
+        events=Events(connection_string=vhost.url, management_url=vhost.management_url),
         web=Web(**(settings | web)),
     )
 

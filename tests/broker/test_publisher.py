@@ -327,8 +327,7 @@ def test_a_blocking_broker_makes_publishes_wait_and_consuming_goes_on(
 
     hub = serve({APP: handles(handler)}, url=killable_vhost.url)
     publish_all(hub.publisher, "t.a", range(50))
-    node = killable_vhost.node
-    node.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.0000001)")
+    killable_vhost.memory_alarm(True)
     try:
         hub.publisher.timeout = 2
         with pytest.raises(ConfirmTimeout, match="memory"):
@@ -340,7 +339,7 @@ def test_a_blocking_broker_makes_publishes_wait_and_consuming_goes_on(
         hub.publisher.timeout = 20
         waiting = gevent.spawn(hub.publish, "t.a", 51)
     finally:
-        node.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
+        killable_vhost.memory_alarm(False)
     waiting.get(timeout=15)
     assert hub.publisher.state == "connected"
     wait_until(lambda: set(ran) == set(range(52)))

@@ -373,8 +373,7 @@ def test_the_largest_body_that_the_broker_takes_is_handled(
         sizes.append(len(event.raw_body))
 
     hub = start(handler)
-    largest = int(vhost.node.eval("rabbit_misc:get_env(rabbit, max_message_size, 134217728)"))
-    body = b'"' + b"x" * (min(largest, 100 * 1024 * 1024) - 2) + b'"'
+    body = b'"' + b"x" * (min(vhost.largest_body, 100 * 1024 * 1024) - 2) + b'"'
     amqp.basic_publish("lime.default", "t.a", body, mandatory=True)
     wait_until(lambda: sizes == [len(body)], 30)
     assert settled(hub, vhost, in_dlq=0) == {"ack": 1}

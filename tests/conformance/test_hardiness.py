@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pika
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -144,6 +145,63 @@ def test_a_client_that_stops_reading_does_not_stall_others(broker: EmbeddedBroke
     assert next(quick)[2] == b"x" * 100_000
     lazy.sock.close()
     connection.close()
+
+
+def test_who_asks_without_reading_is_answered_only_so_far(broker: EmbeddedBroker) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(broker.url))
+    channel = connection.channel()
+    channel.queue_declare("asked", durable=True)
+
+    def left() -> int:
+        return int(channel.queue_declare("asked", passive=True).method.message_count)
+
+    for _ in range(200):
+        channel.basic_publish("", "asked", b"x" * 1_000_000)
+    wait_until(lambda: left() == 200)
+    asker = Raw(broker.url)
+    asker.sock.sendall(frame(1, 1, wire_get("asked")) * 200)
+    wait_until(lambda: left() < 200)
+    works(broker)
+    assert left() > 150
+    received = 0
+    while received < 200_000_000:  # once it reads, all is answered
+        received += len(asker.sock.recv(1 << 20))
+    assert left() == 0
+    channel.queue_delete("asked")
+    asker.sock.close()
+    connection.close()
+
+
+def wire_get(queue: str) -> bytes:
+    method = pika.spec.Basic.Get(queue=queue, no_ack=True)
+    return struct.pack(">I", method.INDEX) + b"".join(method.encode())
+
+
+def test_publishers_wait_while_memory_is_scarce_and_consumers_go_on(tmp_path: Path) -> None:
+    share = 150_000_000 / psutil.virtual_memory().total
+    with EmbeddedBroker(tmp_path, arguments=("--memory-share", f"{share:.12f}")) as broker:
+        told: list[str] = []
+        publisher = pika.BlockingConnection(pika.URLParameters(broker.url))
+        publisher.add_on_connection_blocked_callback(
+            lambda _connection, frame: told.append(frame.method.reason)
+        )
+        publisher.add_on_connection_unblocked_callback(lambda *_: told.append("over"))
+        channel = publisher.channel()
+        channel.queue_declare("flood")
+        while not told and broker.memory < 400_000_000:
+            channel.basic_publish("", "flood", b"x" * 1_000_000)
+            publisher.process_data_events(0)
+        assert told == ["low on memory"]
+        assert broker.memory < 250_000_000
+
+        reader = pika.BlockingConnection(pika.URLParameters(broker.url))
+        assert next(reader.channel().consume("flood", auto_ack=True, inactivity_timeout=10))[2]
+        reader.channel().queue_purge("flood")
+        wait_until(lambda: publisher.process_data_events(0.1) or told == ["low on memory", "over"])
+        channel.confirm_delivery()
+        publish(channel, "flood", "after")
+        reader.close()
+        publisher.close()
 
 
 def test_the_broker_is_ready_soon(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from scripts.rabbitmq_node import RabbitNode
-from tests.support.process import Workplace, make_interpreter
+from tests.support.process import REPOSITORY, Workplace, make_interpreter
 from tests.support.waiting import wait_until
 
 CONSOLE_SCRIPT = """#!{python}
@@ -49,6 +50,31 @@ def family(pid: int) -> list[psutil.Process]:
     """A process and all that came from it."""
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
+
+
+def test_make_run_needs_nothing_but_python(place: Workplace) -> None:
+    place.configure((REPOSITORY / "limehub.toml").read_text())
+    tools = place.folder / "tools"  # no RabbitMQ, nothing at all but what starts the processes
+    tools.mkdir()
+    if (setpriv := shutil.which("setpriv")) is not None:
+        (tools / "setpriv").symlink_to(setpriv)
+    place.environ["PATH"] = str(tools)
+    run = place.start(["-m", "scripts.run"])
+    run.wait_ready(60)
+    processes = family(run.pid)
+    assert not {process.name() for process in processes} & {"beam.smp", "epmd"}
+
+    event = json.dumps({"id": 7, "limetype": "deal", "values": {}})
+    assert place.run("publish", "core.limeobject.deal.update.v1", event).returncode == 0
+    run.wait_for_line("counted deal 7")
+
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait() == 0
+    wait_until(lambda: not [p for p in processes if p.is_running()], message="all to be gone")
+    left = {path.name for path in (place.folder / ".limehub").iterdir()}
+    assert "broker.db" in left
+    assert not left & {"rabbitmq", "run.json"}
+    assert "Traceback" not in run.text
 
 
 def test_make_run_serves_an_event_from_the_second_shell_and_ctrl_c_leaves_nothing(

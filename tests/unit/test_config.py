@@ -445,7 +445,9 @@ def test_the_example_in_the_repository_is_what_init_writes():
 def test_the_example_runs_as_it_is_and_changes_no_default_but_the_broker(write):
     loaded = load(write(TEMPLATE), {})
     default = load(write(""), {}).config
-    broker = evolve(default.broker, path=str(loaded.path.absolute().parent / ".limehub" / "broker.db"))
+    broker = evolve(
+        default.broker, path=str(loaded.path.absolute().parent / ".limehub" / "broker.db")
+    )
     events = evolve(default.events, connection_string="embedded://")
     assert loaded.config == evolve(default, broker=broker, events=events)
     assert loaded.warnings == ()

@@ -56,7 +56,7 @@ class ChannelSession:
         try:
             self._take(kind, payload)
         except ChannelRefusal as refusal:
-            self._refuse(refusal, payload[:4] if kind == METHOD else _PUBLISH)
+            self.refuse(refusal, payload[:4] if kind == METHOD else _PUBLISH)
 
     def _take(self, kind: int, payload: bytes) -> None:
         if self._closing:
@@ -182,6 +182,7 @@ class ChannelSession:
             key=publication.key,
         )
         self.send_content(publication.raw, publication.body)
+        self.connection.sent_answer()
 
     def answer_get(self, tag: int, message: Message, left: int) -> None:
         """Answer `basic.get` with a message; *left*: how many are ready behind it."""
@@ -191,6 +192,7 @@ class ChannelSession:
         payload = index + _TAG.pack(tag, message.redelivered) + address + left.to_bytes(4, "big")
         self.connection.stream.write(frame(METHOD, self.number, payload))
         self.send_content(self.properties_of(message), body)
+        self.connection.sent_answer()
 
     def cancelled(self, consumer: Consumer) -> None:
         """Tell that a consumer's queue is gone."""
@@ -254,7 +256,7 @@ class ChannelSession:
         self.connection.channels.pop(self.number, None)
         self.send("channel.close-ok")
 
-    def _refuse(self, refusal: ChannelRefusal, index: bytes) -> None:
+    def refuse(self, refusal: ChannelRefusal, index: bytes = _ACK) -> None:
         """Close the channel. *index*: of the method that is to blame."""
         class_id, method_id = struct.unpack(">HH", index)
         self._publish, self._raw, self._parts, self._missing = None, None, [], 0

@@ -26,6 +26,7 @@ from limehub.broker.session.handshake import Handshake
 from limehub.broker.session.methods import Arguments, index_of, name_of, read_method, write_method
 from limehub.broker.session.stream import Stream
 from limehub.broker.state.vhost import VirtualHost
+from limehub.broker.tables import Table
 
 if TYPE_CHECKING:
     from limehub.broker.node import Node
@@ -39,7 +40,8 @@ _CLOSE_OK = frame(METHOD, 0, write_method("connection.close-ok"))
 _CHANNEL_FRAMES = (METHOD, HEADER, BODY)
 _HANDSHAKE_SECONDS = 10.0
 _CLOSING_SECONDS = 10.0
-_TOO_MANY_UNREAD = 16 * 1024 * 1024
+_TOO_MUCH_UNREAD = 16 * 1024 * 1024
+"""Bytes that wait for a client from which on nothing more that it asks is answered."""
 
 
 class Connection:
@@ -51,6 +53,8 @@ class Connection:
         self.user = ""
         self.frame_max = node.limits.frame_max
         self.channel_max = node.limits.channel_max
+        self.heartbeat = 0.0
+        self.client_properties: Table = {}
         self.capabilities: set[str] = set()
         self.vhost: VirtualHost | None = None
         self.channels: dict[int, ChannelSession] = {}
@@ -61,8 +65,8 @@ class Connection:
         self._ready: dict[ChannelSession, None] = {}
         self._closing = False
         self._lost_track = False
+        self._overfed = False
         self._told_blocked = False
-        self._heartbeat = 0.0
         self._beats: Any = None
         self._deadline: Any = gevent.spawn_later(_HANDSHAKE_SECONDS, self.stream.abort)
         self.stream.resume_reading()
@@ -89,8 +93,7 @@ class Connection:
         except ConnectionRefusal as refusal:
             self.refuse(refusal)
             self._lost_track = refusal.code == 501
-        if self.stream.waiting > _TOO_MANY_UNREAD:
-            self.stream.pause_reading()
+        self.node.received(len(data))
         self.node.settle()
 
     def _take_frames(self) -> None:
@@ -98,7 +101,7 @@ class Connection:
         end = len(data)
         channels = self.channels
         try:
-            while end - at >= 7:
+            while end - at >= 7 and not self._overfed:
                 kind, number, size = _HEAD.unpack_from(data, at)
                 stop = at + 7 + size
                 if stop >= end:
@@ -181,9 +184,9 @@ class Connection:
         """The client has answered `connection.tune`."""
         self.frame_max = arguments["frame_max"] or self.node.limits.frame_max
         self.channel_max = arguments["channel_max"] or self.node.limits.channel_max
-        self._heartbeat = arguments["heartbeat"]
-        if self._heartbeat:
-            self._beats = gevent.spawn(self._beat, self._heartbeat / 2)
+        self.heartbeat = arguments["heartbeat"]
+        if self.heartbeat:
+            self._beats = gevent.spawn(self._beat, self.heartbeat / 2)
 
     def opened(self, vhost: VirtualHost) -> None:
         """The handshake is over."""
@@ -202,6 +205,12 @@ class Connection:
         self._ready[channel] = None
         self.stream.schedule()
 
+    def sent_answer(self) -> None:
+        """A large answer is on its way: whoever asks without reading has to wait."""
+        if self.stream.waiting > _TOO_MUCH_UNREAD and not self._overfed:
+            self._overfed = True
+            self.stream.pause_reading()
+
     def before_send(self) -> None:
         """Add the confirms of this turn."""
         ready, self._ready = self._ready, {}
@@ -212,8 +221,10 @@ class Connection:
         """Go on with deliveries when the client reads again."""
         if self.stream.congested:
             return
-        self.stream.resume_reading()
+        held_back, self._overfed = self._overfed, False
         self.flow()
+        if held_back:
+            self.stream.call_soon(lambda: self.received(b""))
         for channel in self.channels.values():
             channel.state.wake_all()
         self.node.settle_soon()
@@ -225,7 +236,7 @@ class Connection:
         reason = self.node.alarm
         if self.publishes and (reason or self.node.saturated):
             self.stream.pause_reading()
-        else:
+        elif not self._overfed:
             self.stream.resume_reading()
         if "connection.blocked" not in self.capabilities or self._told_blocked == bool(reason):
             return
@@ -247,7 +258,7 @@ class Connection:
         while not self.stream.over:
             gevent.sleep(interval)
             now = time.monotonic()
-            if now - self.stream.last_received > 2 * self._heartbeat and not self._is_waiting():
+            if now - self.stream.last_received > 2 * self.heartbeat and not self._is_waiting():
                 log.warning("client missed its heartbeats", extra={"client": self.address})
                 self.stream.abort()
             elif now - self.stream.last_sent >= interval * 0.9:
@@ -268,15 +279,16 @@ class Connection:
         class_id, method_id = index_of(method) if method else (0, 0)
         self._close(refusal.code, refusal.reply_text, class_id, method_id)
 
-    def shut_down(self, reason: str) -> None:
-        """Close because the broker ends."""
-        refusal = ConnectionRefusal(320, f"broker forced connection closure with reason '{reason}'")
+    def force_close(self, reason: str) -> None:
+        """Close because of something that is not the client's fault (320)."""
+        refusal = ConnectionRefusal(320, reason)
         self._close(refusal.code, refusal.reply_text, 0, 0)
 
     def _close(self, code: int, text: str, class_id: int, method_id: int) -> None:
         if self._closing:
             return
         self._closing = True
+        self._overfed = False
         self._end()
         self.send(
             0, "connection.close", code=code, text=text, class_id=class_id, method_id=method_id

@@ -75,6 +75,7 @@ class Handshake:
 
     def _start(self, arguments: Arguments) -> None:
         connection, mechanism = self._connection, arguments["mechanism"]
+        connection.client_properties = arguments["properties"]
         connection.capabilities = _capabilities(arguments["properties"])
         user, password = _credentials(mechanism, arguments["response"])
         if not connection.node.may_log_in(user, password, connection.address):

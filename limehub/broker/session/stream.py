@@ -101,6 +101,10 @@ class Stream:
             self._scheduled = True
             self._loop.run_callback(self._guarded, self._flush)
 
+    def call_soon(self, step: Callable[[], None]) -> None:
+        """Run *step* in the next turn of the loop, unless the connection is over by then."""
+        self._loop.run_callback(self._guarded, step)
+
     def close_when_sent(self) -> None:
         """Close once all that is written has gone out."""
         self._closing = True

@@ -40,6 +40,8 @@ class Queue:
     row: int = 0
     deleted: bool = False
     unacked: int = 0
+    held: int = 0
+    """Bytes of the bodies of all messages, ready and unacked."""
     bound_from: dict[Exchange, int] = field(factory=dict)
     backlog: Backlog = field(init=False)
     consumers: Consumers = field(init=False)
@@ -71,6 +73,7 @@ class Queue:
         settings = self.settings
         if settings.is_limited and settings.overflow != "drop-head" and self._is_full(message):
             if settings.overflow == "reject-publish-dlx":
+                self.held += message.size
                 self._dead_letter(message, "maxlen")
             return False
         if settings.ttl is not None:
@@ -79,6 +82,7 @@ class Queue:
             message.stored = True
             self.vhost.store.add(self, message)
         self.backlog.push(message)
+        self.held += message.size
         if message.expires is not None or settings.is_limited:
             self._admit(message)
         else:
@@ -88,6 +92,7 @@ class Queue:
     def restore(self, message: Message) -> None:
         """Take a message from the file back at the start."""
         self.backlog.push(message)
+        self.held += message.size
         self._expires_any = self._expires_any or message.expires is not None
         self.vhost.dirty[self] = None
 
@@ -198,6 +203,7 @@ class Queue:
         return limit is not None and message.deliveries > limit
 
     def _forget(self, message: Message) -> None:
+        self.held -= message.size
         if message.stored:
             self.vhost.store.remove(message)
 

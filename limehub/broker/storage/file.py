@@ -60,14 +60,16 @@ class FileStore:
         """Take the file. Returns the connection for reading what it has. Raises StorageError."""
         self._lock.acquire()
         try:
+            if not self.path.exists():
+                self.path.touch(mode=0o600)  # for nobody else's eyes; SQLite follows
             self._writer = open_database(self.path)
         except BaseException:
             self._lock.release()
             raise
-        self._reader = connect(self.path)
+        self.reader = connect(self.path)
         self._loop = gevent.get_hub().loop
         self._pool = ThreadPool(1)
-        return self._reader
+        return self.reader
 
     @property
     def saturated(self) -> bool:
@@ -83,7 +85,7 @@ class FileStore:
         if self._tidy_timer is not None:
             self._tidy_timer.kill()
         self._pool.kill()
-        self._reader.close()
+        self.reader.close()
         self._writer.close()
         self._lock.release()
 
@@ -124,7 +126,7 @@ class FileStore:
     def load(self, messages: Iterable[Message]) -> None:
         """Read the content of *messages*. Raises StorageError if the file has lost one."""
         wanted = {message.number: message for message in messages}
-        rows = self._reader.execute(
+        rows = self.reader.execute(
             "SELECT id, address, properties, body FROM message "
             "WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(wanted)),),
