@@ -1,9 +1,9 @@
 # Everything a newcomer or a CI machine needs; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test soak bench lint format clean setup broker
+.PHONY: help run demo test soak bench lint format clean setup broker chromium
 SHELL := /bin/sh
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --import-mode=importlib tests $(wildcard plugins/*/tests)
+PYTEST := $(BIN)/python -m pytest tests $(wildcard plugins/*/tests)
 ARGS ?=
 
 help: ## this list
@@ -13,11 +13,13 @@ run: ## start limehub with the packages in plugins/ and a broker; ARGS="--worker
 	@scripts/setup
 	@exec $(BIN)/python -m scripts.run $(ARGS)
 
-test: setup broker ## linters, types and the whole test suite; ARGS="-k retry"
-	@$(MAKE) --no-print-directory lint
-	@$(PYTEST) $(ARGS)
+demo: ## a CRM at work for the server of `make run`; ARGS="--rate 100 --fail-rate 0.2"
+	@$(BIN)/limehub publish --demo --fail-rate 0.05 $(ARGS)
 
-soak: setup broker ## the test suite with full durations and more rounds
+test: setup broker chromium ## linters, types and the whole test suite; ARGS="-k retry"
+	@$(BIN)/python -m scripts.run_tests --beside "$(MAKE) --no-print-directory lint" $(ARGS)
+
+soak: setup broker chromium ## the test suite with full durations and more rounds
 	@LIMEHUB_SOAK=1 $(PYTEST) $(ARGS)
 
 bench: setup broker ## limehub beside its peers; SECTIONS="p1000 p10" ROUNDS=3 PEERS="limehub yapw"
@@ -45,3 +47,6 @@ setup:
 # A machine without RabbitMQ skips the tests that need it, but not in CI.
 broker:
 	@scripts/install-rabbitmq || [ "$$CI" != true ]
+
+chromium:
+	@scripts/install-chromium || [ "$$CI" != true ]

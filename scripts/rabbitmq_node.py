@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
+import random
 import re
 import secrets
 import shutil
@@ -21,7 +23,7 @@ import socket
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -33,6 +35,7 @@ PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 METHOD_FRAME = b"\x01"
 SERVER_FOLDERS = ("usr/lib/rabbitmq/bin", "usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin")
 EPMD_FILES = ("usr/bin/epmd", "usr/lib/erlang/erts-*/bin/epmd", "usr/lib/erlang/bin/epmd")
+LOWEST_PORT = 16384  # below are many that have a meaning
 LOG_TAIL = 2000  # characters of the node's log that an error shows
 
 
@@ -399,9 +402,16 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _free_ports(count: int) -> Iterator[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return iter([probe.getsockname()[1] for probe in probes])
+def _free_ports(count: int) -> list[int]:
+    """Ports that no connection of somebody else can take before, or between, our runs."""
+    ports = range(LOWEST_PORT, max(_first_ephemeral_port(), LOWEST_PORT + 4096))
+    shuffled = random.SystemRandom().sample(ports, len(ports))
+    return list(itertools.islice(filter(_is_free, shuffled), count))
+
+
+def _first_ephemeral_port() -> int:
+    """The lowest port that the system gives to outgoing connections and to listeners on port 0."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError):
+        return 32768

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from scripts.rabbitmq_node import RabbitNode
+from tests.support.embedded_node import EmbeddedNode
 from tests.support.lab import Lab
 from tests.support.process import make_interpreter
 
@@ -28,14 +29,14 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lab(
     request: pytest.FixtureRequest,
-    rabbit_node: RabbitNode,
+    shared_node: RabbitNode | EmbeddedNode,
     interpreter: Path,
     tmp_path_factory: pytest.TempPathFactory,
     soak: bool,
 ) -> Iterator[Lab]:
     """All experiments of the selected tests, begun: side by side they take a minute."""
     folder = tmp_path_factory.mktemp("lab")
-    lab = Lab(node=rabbit_node, folder=folder, python=interpreter, soak=soak)
+    lab = Lab(node=shared_node, folder=folder, python=interpreter, soak=soak)
     for item in request.session.items:
         marker = item.get_closest_marker("experiment")
         if marker and not item.get_closest_marker("skip"):

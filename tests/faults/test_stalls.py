@@ -49,7 +49,7 @@ def alone(
             stand.begin()
             stand.burners.publish({"n": 1, "do": do, "value": times.one}, lane=lane)
             stand.burners.wait_for("start")
-            stand.burners.wait_for("end", timeout=4 * times.one)
+            stand.burners.wait_for("end", timeout=8 * times.one)
             return stand.finish(lane)
 
     return experiment

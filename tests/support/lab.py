@@ -13,6 +13,7 @@ from attrs import define, field
 from gevent.lock import Semaphore
 
 from scripts.rabbitmq_node import RabbitNode
+from tests.support.embedded_node import EmbeddedNode
 from tests.support.stand import Stand, standing
 from tests.support.vhost import Vhost
 
@@ -26,7 +27,7 @@ Experiment = Callable[["Lab"], Any]
 class Lab:
     """Runs each experiment once, in a greenlet; tests take its finding when they come to it."""
 
-    node: RabbitNode
+    node: RabbitNode | EmbeddedNode
     folder: Path
     python: Path
     soak: bool

@@ -185,11 +185,14 @@ class Probe:
 
     def wait_depth(self, ready: int, unacked: int = 0, short: str = "handle") -> None:
         """Wait until that queue holds exactly this."""
-        wait_until(
-            lambda: self.depths().get(short) == (ready, unacked),
-            15,
-            f"{short} to hold {ready} ready and {unacked} unacked; depths {self.depths()}",
-        )
+        try:
+            wait_until(
+                lambda: self.depths().get(short) == (ready, unacked),
+                15,
+                f"{short} to hold {ready} ready and {unacked} unacked",
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}; depths now {self.depths()}") from None
 
     def take(self, queue: str) -> list[dict[str, Any]]:
         """Take all out of *queue*: each event with its `headers`."""

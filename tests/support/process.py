@@ -18,7 +18,7 @@ from attrs import define, field
 from scripts.rabbitmq_node import dies_with_parent
 from tests.support.waiting import wait_until
 
-__all__ = ["LimehubProcess", "Workplace", "install_plugin", "make_interpreter"]
+__all__ = ["REPOSITORY", "LimehubProcess", "Workplace", "install_plugin", "make_interpreter"]
 
 REPOSITORY = Path(__file__).parents[2]
 ENTRY_POINT_GROUPS = frozenset({"limehub", "lime_plugins"})

@@ -27,10 +27,14 @@ def waits(_event: Event, _message: Message) -> None:
     gevent.sleep(30)
 
 
-def burns(_event: Event, _message: Message) -> None:
-    end = time.monotonic() + 0.2
+def burn(seconds: float) -> None:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         sum(range(1000))
+
+
+def burns(_event: Event, _message: Message) -> None:
+    burn(0.2)
 
 
 def test_without_a_timeout_the_call_is_the_handlers_own() -> None:
@@ -55,6 +59,16 @@ def test_a_handler_that_waits_is_warned_about_at_half_and_ended_at_the_whole(
     assert 0.1 <= warning.__dict__["seconds"] < 0.2
     assert "gevent.sleep(30)" in str(warning.stack_info)
     assert "greenlet_lane" not in str(warning.stack_info)
+
+
+def test_what_kept_the_hub_busy_before_a_run_does_not_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    event, message = make_event("")
+    with caplog.at_level(logging.WARNING):
+        burn(1.0)  # the loop's clock stands still meanwhile
+        limited(lambda _event, _message: gevent.sleep(0.1), 1.6)(event, message)
+    assert warnings(caplog) == []
 
 
 def test_a_run_that_ends_in_time_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
