@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 __all__ = ["main"]
+
+COLLECT_EVERY = 10_000
+"""New objects between two looks for garbage: Python's 700 costs a tenth of the start."""
 
 
 def main() -> None:
@@ -12,6 +16,7 @@ def main() -> None:
 
     The only monkey.patch_all() of limehub, before anything that could hold on to a blocking socket.
     """
+    gc.set_threshold(COLLECT_EVERY)
     ssl_came_first = "ssl" in sys.modules
     from gevent import monkey
 

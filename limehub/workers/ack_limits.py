@@ -20,7 +20,6 @@ from limehub.amqp.channel import Channel
 from limehub.amqp.delivery import Delivery
 from limehub.config import BrokerUrl
 from limehub.errors import BrokerError
-from limehub.management import ManagementApi
 
 __all__ = [
     "AckWatch",
@@ -103,6 +102,8 @@ def limit_of(queue: Mapping[str, Any]) -> float | None:
 
 def read_limits(management_url: str, broker: BrokerUrl) -> dict[str, float]:
     """Return queue -> seconds for the queues that set a limit. Raises BrokerError."""
+    from limehub.management import ManagementApi  # HTTP, which few servers need, is 2 MB
+
     api = ManagementApi.of(management_url, broker)
     queues = api.get(f"queues/{quote(broker.vhost, safe='')}?columns={_COLUMNS}")
     limits = ((str(queue.get("name")), limit_of(queue)) for queue in queues)

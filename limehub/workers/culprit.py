@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sysconfig
 from pathlib import Path
 from types import FrameType
 
@@ -18,8 +17,8 @@ __all__ = ["culprit_of"]
 _RUNS_HANDLERS = Runner._handle.__code__
 _OURS = str(Path(__file__).parents[1]) + os.sep
 _GEVENT = str(Path(gevent.__file__).parent) + os.sep
-_STDLIB = sysconfig.get_path("stdlib") + os.sep
-_PACKAGES = (sysconfig.get_path("purelib") + os.sep, sysconfig.get_path("platlib") + os.sep)
+_STDLIB = str(Path(os.__file__).parent) + os.sep
+_PACKAGES = (f"{_STDLIB}site-packages{os.sep}", f"{_STDLIB}dist-packages{os.sep}")
 
 
 def culprit_of(frame: FrameType) -> Culprit:
