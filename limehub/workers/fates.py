@@ -285,6 +285,15 @@ class Fates:
                 self._close(delivery)  # so that what a handler forgot runs again some day
         moving = (each for each in self._moves.values() if not each.settled)
         self.lost_runs.channel_lost(channel, [*running, *moving], self._open)
+        for delivery in self._parking:
+            if delivery.channel is channel and delivery.local_retries:
+                self._retry_later_still(delivery)
+
+    def _retry_later_still(self, delivery: Delivery) -> None:
+        """Let a retry that waits be the next attempt of the redelivery, not its first."""
+        rest = self._parking.take(delivery)
+        self._too_late(delivery, lambda: self.run_again(delivery, rest))
+        self.done(delivery)
 
     def unsettled(self) -> list[Delivery]:
         """What has run and is not settled: left open, being moved, or waiting to run again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ class Parking:
 
     def __init__(self) -> None:
         self._waiting: dict[Delivery, Greenlet[..., Any]] = {}
+        self._ends: dict[Delivery, float] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -31,17 +33,25 @@ class Parking:
         def wait() -> None:
             gevent.sleep(delay)
             if self._waiting.pop(delivery, None) is not None:
+                del self._ends[delivery]
                 then()
 
         greenlet = Greenlet(wait)
         greenlet.name = f"wait for {delivery.queue}"
         self._waiting[delivery] = greenlet
+        self._ends[delivery] = time.monotonic() + delay
         greenlet.start()
+
+    def take(self, delivery: Delivery) -> float:
+        """Stop the waiting of one that waits. Returns how many seconds were left."""
+        self._waiting.pop(delivery).kill(block=False)
+        return max(0.0, self._ends.pop(delivery) - time.monotonic())
 
     def clear(self) -> list[Delivery]:
         """Stop all waiting. Returns the deliveries, oldest first."""
         waiting = list(self._waiting.items())
         self._waiting.clear()
+        self._ends.clear()
         for _, greenlet in waiting:
             greenlet.kill(block=False)
         return [delivery for delivery, _ in waiting]

@@ -79,6 +79,21 @@ def when_lost(hub: Hub, then: Callable[[], object]) -> None:
     consumer.on_gone = on_gone
 
 
+def release_around_loss(hub: Hub, vhost: Vhost, release: Signal, early: bool) -> None:
+    """Lose the connection and let the handler end before its event comes again, or after.
+
+    Never before the loss is noticed: its ack or its attempt would go to a broker that has hung up.
+    """
+    if early:
+        when_lost(hub, release.set)
+    vhost.close_connections()
+    if early:
+        wait_until(release.is_set)
+    else:
+        wait_until(lambda: absorbed(hub) == 1)
+        release.set()
+
+
 LOSSES = pytest.mark.parametrize("lose", [lose_connection, lose_channel])
 ENDS_EARLY = pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
 
@@ -153,12 +168,7 @@ def test_limes_own_ack_after_the_loss_acks_the_redelivery(
     hub = serve({APP: handles(handler)})
     publish_plainly(vhost, b"{}")
     wait_until(lambda: runs)
-    if early:
-        when_lost(hub, release.set)
-    vhost.close_connections()
-    if not early:
-        wait_until(lambda: absorbed(hub) == 1)
-    release.set()
+    release_around_loss(hub, vhost, release, early)
     wait_until(lambda: absorbed(hub) == 1 and vhost.depth(QUEUE) == 0)
     assert runs == [{}]
     assert status_of(hub)["lost_runs"] == 0
@@ -208,15 +218,30 @@ def test_a_retry_after_the_loss_is_the_second_attempt(
     hub = serve({APP: handles(handler, retry=[0.05])}, DEAD_LETTERS)
     hub.publish("t.a", {})
     wait_until(lambda: attempts)
-    if early:
-        when_lost(hub, release.set)
-    vhost.close_connections()
-    if not early:
-        wait_until(lambda: absorbed(hub) == 1)
-    release.set()
+    release_around_loss(hub, vhost, release, early)
     wait_until(lambda: attempts == [1, 2])
     wait_until(lambda: vhost.depth(QUEUE) == 0)
     assert (attempts, vhost.depth(DLQ)) == ([1, 2], 0)
+
+
+@LOSSES
+def test_a_retry_that_waits_at_the_loss_stays_the_second_attempt(
+    serve: Serve, vhost: Vhost, lose: Callable[[Hub, Vhost], None]
+) -> None:
+    attempts: list[int] = []
+
+    def handler(event: Event) -> None:
+        attempts.append(event.attempt)
+        if event.attempt == 1:
+            raise ValueError("once")
+
+    hub = serve({APP: handles(handler, retry=[2.0])}, DEAD_LETTERS)
+    hub.publish("t.a", {})
+    wait_until(lambda: status_of(hub)["waiting_for_retry"] == 1)
+    lose(hub, vhost)
+    wait_until(lambda: len(attempts) == 2)
+    wait_until(lambda: vhost.depth(QUEUE) == 0)
+    assert (attempts, vhost.depth(DLQ), absorbed(hub)) == ([1, 2], 0, 1)
 
 
 def test_an_ack_that_never_arrived_is_made_good_for_an_event_with_an_id(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pika
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.embedded import EmbeddedBroker
-from tests.conformance.test_connections import HEADER, Raw, frame
+from tests.conformance.test_connections import HEADER, Raw, content, frame
 from tests.conformance.wire import bodies, publish
 from tests.support.waiting import wait_until
 
@@ -180,28 +181,37 @@ def wire_get(queue: str) -> bytes:
 def test_publishers_wait_while_memory_is_scarce_and_consumers_go_on(tmp_path: Path) -> None:
     share = 150_000_000 / psutil.virtual_memory().total
     with EmbeddedBroker(tmp_path, arguments=("--memory-share", f"{share:.12f}")) as broker:
-        told: list[str] = []
-        publisher = pika.BlockingConnection(pika.URLParameters(broker.url))
-        publisher.add_on_connection_blocked_callback(
-            lambda _connection, frame: told.append(frame.method.reason)
-        )
-        publisher.add_on_connection_unblocked_callback(lambda *_: told.append("over"))
-        channel = publisher.channel()
-        channel.queue_declare("flood")
-        while not told and broker.memory < 400_000_000:
-            channel.basic_publish("", "flood", b"x" * 1_000_000)
-            publisher.process_data_events(0)
-        assert told == ["low on memory"]
+        publisher = Raw(broker.url, capabilities={"connection.blocked": True})
+        publisher.send(1, pika.spec.Queue.Declare(queue="flood"))
+        assert type(publisher.method()).__name__ == "DeclareOk"
+        flooding = gevent.spawn(flood, publisher, broker)
+        assert publisher.method().reason == "low on memory"
+        wait_until(lambda: stands_still(publisher))
+        assert not flooding.ready(), "the publisher does not wait"
         assert broker.memory < 250_000_000
 
         reader = pika.BlockingConnection(pika.URLParameters(broker.url))
         assert next(reader.channel().consume("flood", auto_ack=True, inactivity_timeout=10))[2]
+        flooding.kill()
         reader.channel().queue_purge("flood")
-        wait_until(lambda: publisher.process_data_events(0.1) or told == ["low on memory", "over"])
-        channel.confirm_delivery()
-        publish(channel, "flood", "after")
+        assert type(publisher.method()).__name__ == "Unblocked"
         reader.close()
-        publisher.close()
+        works(broker)
+
+
+def flood(publisher: Raw, broker: EmbeddedBroker) -> None:
+    """Publish until the memory is far beyond what it may be."""
+    method = pika.spec.Basic.Publish(exchange="", routing_key="flood")
+    message = content(1, method, b"x" * 1_000_000)
+    while broker.memory < 400_000_000:
+        publisher.sent += publisher.sock.send(message[publisher.sent % len(message) :])
+
+
+def stands_still(publisher: Raw) -> bool:
+    """Whether the broker reads nothing more of it."""
+    before = publisher.sent
+    gevent.sleep(0.3)
+    return publisher.sent == before
 
 
 def test_the_broker_is_ready_soon(tmp_path: Path) -> None:
