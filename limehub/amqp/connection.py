@@ -57,6 +57,9 @@ class Keeps(Protocol):
     def lost(self, connection: BrokerConnection) -> None:
         """Look after it no more; harmless if it never was."""
 
+    def ran_long(self) -> None:
+        """Hear, from the hub, that a handler has just ended that may have kept it busy."""
+
 
 @frozen(kw_only=True)
 class ConnectionSettings:

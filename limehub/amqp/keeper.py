@@ -87,6 +87,10 @@ class Keeper:
         if number is not None and self._guard is not None:
             self._guard.drop(number)
 
+    def ran_long(self) -> None:
+        """Hear, from the hub, that a handler has just ended that may have kept it busy."""
+        self._sentinel.let_look()
+
     def status(self) -> dict[str, Any]:
         """Return the `stalls` table of status pages."""
         return self._sentinel.book.status()

@@ -39,11 +39,14 @@ BEATS = 3
 
 WITHOUT_HEARTBEAT = 15.0
 JOIN_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""Seconds that `let_look` waits at most."""
 
 _current_frames = sys._current_frames
 _IDLE = gevent.hub.Hub.run.__code__
 _native_ident = monkey.get_original("_thread", "get_ident")
 _native_lock = monkey.get_original("_thread", "allocate_lock")
+_native_sleep = monkey.get_original("time", "sleep")
 _start_native = monkey.get_original("_thread", "start_new_thread")
 
 
@@ -147,10 +150,12 @@ class Sentinel:
         self._stopped = _native_lock()
         self._named = 0
         self._gave_up = False
+        self._has_seen = 0.0  # when the last look that has ended began
 
     def start(self) -> None:
         """Watch the hub of the calling thread."""
         self._watch = _Watch(gevent.get_hub().loop, _native_ident())
+        self._has_seen = self._watch.looked_at
         self._stop.acquire()
         self._stopped.acquire()
         _start_native(self._run, (self._watch,))
@@ -164,6 +169,18 @@ class Sentinel:
         if self._stopped.acquire(timeout=JOIN_SECONDS):
             self._stopped.release()
 
+    def let_look(self) -> None:
+        """Let the thread see who has kept it from looking: whoever calls this, in the hub.
+
+        After a call that held the interpreter's lock, the hub may turn before the thread's turn
+        comes, if other threads have waited, too. Waits only if the last look was long ago.
+        """
+        now = time.monotonic()
+        if self._watch is None or now - self._has_seen < NAMED_AFTER:
+            return
+        while self._has_seen < now and time.monotonic() - now < LOOK_SECONDS:
+            _native_sleep(0.001)
+
     def add(self, line: Line) -> None:
         """Keep *line* from now on."""
         self._kept = {**self._kept, line: _Kept(line)}
@@ -176,17 +193,21 @@ class Sentinel:
     # -- in the thread ----------------------------------------------------------------------------
 
     def _run(self, watch: _Watch) -> None:
+        pause = TICK
         try:
-            while not self._stop.acquire(timeout=TICK):
+            while not self._stop.acquire(timeout=pause):
+                now = time.monotonic()
                 try:
-                    self._look(watch)
+                    self._look(watch, now)
                 except Exception:  # border of the thread: silence would cost the connections
                     log.exception("the sentinel failed; it goes on")
+                self._has_seen = now
+                # If somebody has held the lock meanwhile, see at once who.
+                pause = 0.0 if time.monotonic() - now >= NAMED_AFTER else TICK
         finally:
             self._stopped.release()
 
-    def _look(self, watch: _Watch) -> None:
-        now = time.monotonic()
+    def _look(self, watch: _Watch, now: float) -> None:
         frame = watch.look(now)
         self._on_tick(now, watch.turned_at)
         seconds = now - watch.turned_at

@@ -8,13 +8,16 @@ from types import FrameType
 
 import gevent
 
+from limehub.amqp.sentinel import Sentinel
 from limehub.amqp.stalls import Culprit
+from limehub.workers.handling import BoundHandler
 from limehub.workers.lanes.stacks import stack_of
 from limehub.workers.runner import Runner
 
 __all__ = ["culprit_of"]
 
 _RUNS_HANDLERS = Runner._handle.__code__
+_AFTER_ITS_RETURN = Sentinel.let_look.__code__
 _OURS = str(Path(__file__).parents[1]) + os.sep
 _GEVENT = str(Path(gevent.__file__).parent) + os.sep
 _STDLIB = str(Path(os.__file__).parent) + os.sep
@@ -25,9 +28,12 @@ def culprit_of(frame: FrameType) -> Culprit:
     """Return the handler that runs in *frame*, the innermost one; else the file at work."""
     frames = _outwards(frame)
     theirs = [each for each in frames if _is_a_plugins(each)]
+    handler = _handler(frames)
+    if handler and frame.f_code is _AFTER_ITS_RETURN:
+        return Culprit(name=handler.name, where=getattr(handler.handler, "origin", None))
     shown = theirs or [frame]
     return Culprit(
-        name=_handler(frames) or _function(shown[-1]),
+        name=handler.name if handler else _function(shown[-1]),
         where=f"{shown[0].f_code.co_filename}:{shown[0].f_lineno}",
         stack=stack_of(frame),
         of_a_plugin=bool(theirs),
@@ -42,13 +48,12 @@ def _outwards(frame: FrameType | None) -> list[FrameType]:
     return frames
 
 
-def _handler(frames: list[FrameType]) -> str | None:
-    """The name of the handler whose run is on the stack: `<app>.<queue_name>`."""
+def _handler(frames: list[FrameType]) -> BoundHandler | None:
+    """The handler whose run is on the stack."""
     for each in frames:
         if each.f_code is _RUNS_HANDLERS:
             # A run that has not come so far yet, or has gone on meanwhile, has none.
-            handler = each.f_locals.get("handler")
-            return getattr(handler, "name", None)
+            return each.f_locals.get("handler")
     return None
 
 

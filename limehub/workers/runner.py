@@ -43,7 +43,7 @@ QUICK = 0.005
 fast handlers a tenth of their time, and to run again costs them little."""
 
 STALL = 0.5
-"""Seconds of a run after which the connection may have been lost unnoticed."""
+"""Seconds of a run after which the hub may have stalled, and the connection been lost unnoticed."""
 
 CANARY_AGAIN = 0.2
 """Seconds until a suspect asks again whether it may run alone."""
@@ -162,15 +162,17 @@ class Runner:
             stats.in_flight -= 1
             self._ledger.end(slot)
         if seconds > STALL:
-            self._check_peer(delivery)
+            self._after_stall(delivery)
         if error is None and settlement.asked is handler.succeeds:
             self._succeed(settlement, event, seconds, key)
         else:
             self._decide(settlement, event, error, seconds, key)
 
-    def _check_peer(self, delivery: Delivery) -> None:
-        """After a stall see whether the broker is still there, before an ack is sent to nobody."""
+    def _after_stall(self, delivery: Delivery) -> None:
+        """Have it named; see whether the broker is still there, before an ack is sent to nobody."""
         channel = delivery.channel
+        if keeper := channel.connection.settings.keeper:
+            keeper.ran_long()
         if not delivery.settled and channel.usable and not read_unread(channel.connection):
             channel.usable = False  # the connection tells its channels in the hub's next turn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import time
@@ -74,6 +75,36 @@ def test_a_greenlet_of_a_plugin_is_named_by_its_function(serve: Serve) -> None:
     (culprit,) = hub.server.status()["stalls"]["by_culprit"]
     assert culprit.endswith("stray")
     assert __name__.rpartition(".")[2] in culprit
+
+
+def test_a_call_that_holds_the_interpreter_is_named_however_many_threads_wait_for_it(
+    serve: Serve,
+) -> None:
+    """They come to look in any order, and the hub turns before the last of them does."""
+    going = [True]
+
+    def other() -> None:
+        while going:
+            _native_sleep(0.01)
+            sum(range(2000))
+
+    def slow(body: Any) -> None:
+        ctypes.PyDLL(None).usleep(700_000)
+
+    hub = serve({"solution-slow": plugin(slow)})
+    for _ in range(3):
+        _start_native(other, ())
+    try:
+        for n in range(1, 7):
+            hub.publish(KEY, {})
+            wait_until(lambda n=n: hub.server.status()["stalls"]["total"] == n, 10, f"stall {n}")
+    finally:
+        going.clear()
+    stalls = hub.server.status()["stalls"]
+    assert list(stalls["by_culprit"]) == ["solution-slow.work"]
+    for last in stalls["last"]:
+        assert last["where"].startswith(f"{__file__}:")
+        assert last["seconds"] >= 0.65
 
 
 def test_the_health_port_names_the_culprit_while_the_hub_is_busy(serve: Serve) -> None:

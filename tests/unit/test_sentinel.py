@@ -63,13 +63,14 @@ class Watched:
     ) -> None:
         self.heard: list[str | None] = []
         self.ticks: list[tuple[float, float]] = []
+        self.when_looking: Callable[[], None] = lambda: None
         self.stream = Stream(sock, None, Deaf())
         self.outlet = self.stream.outlet
         self.sentinel = Sentinel(
             max_stall=max_stall,
             culprit_of=culprit_of or self.culprit_of,
             on_culprit=self.heard.append,
-            on_tick=lambda now, turned: self.ticks.append((now, turned)),
+            on_tick=self.tick,
         )
         self.line = Line(
             name="test",
@@ -80,6 +81,10 @@ class Watched:
         self.sentinel.add(self.line)
         self.stream.start()
         self.sentinel.start()
+
+    def tick(self, now: float, turned_at: float) -> None:
+        self.ticks.append((now, turned_at))
+        self.when_looking()
 
     @staticmethod
     def culprit_of(frame: FrameType) -> Culprit:
@@ -225,6 +230,39 @@ def test_one_call_that_holds_the_interpreter_is_named_afterwards(keep: Keep) -> 
     (stall,) = watched.sentinel.book.status()["last"]
     assert stall["culprit"] in ("hold", "<module>") or "hold" in stall["culprit"]
     assert 0.8 <= stall["seconds"] <= 1.2
+
+
+def test_a_call_that_begins_while_the_sentinel_looks_is_named_too(keep: Keep) -> None:
+    """It has read the clock before the call and has its next turn after it."""
+    watched, _ = keep(heartbeat=60.0)
+    watched.settle()
+    asleep = len(watched.ticks) + 1
+    watched.when_looking = lambda: _native_sleep(0.2)
+    while len(watched.ticks) < asleep:  # not by waiting: the hub is at work when it looks
+        sum(range(200))
+    watched.when_looking = lambda: None
+    hold(0.9)
+    watched.settle()
+    (stall,) = watched.sentinel.book.status()["last"]
+    assert stall["seconds"] >= 0.85
+
+
+def test_whoever_held_the_interpreter_lets_it_look_before_the_hub_turns(keep: Keep) -> None:
+    watched, _ = keep(heartbeat=60.0)
+    hold(0.9)
+    watched.sentinel.let_look()
+    (current,) = [watched.sentinel.book.current]
+    assert current is not None
+    assert current.seconds >= 0.85
+
+
+def test_nobody_waits_for_a_sentinel_that_could_look(keep: Keep) -> None:
+    watched, _ = keep(heartbeat=60.0)
+    burn(0.6)
+    looks = len(watched.ticks)
+    for _ in range(1000):
+        watched.sentinel.let_look()
+    assert len(watched.ticks) - looks <= 1
 
 
 def test_after_max_stall_it_beats_no_more_until_the_hub_turns(
