@@ -80,7 +80,7 @@ class EmbeddedBroker:
         if events.connection_string != self._asked:
             return loaded
         events = evolve(events, connection_string=self.url.with_password())
-        return evolve(loaded, config=evolve(loaded.config, events=events))
+        return evolve(loaded, config=evolve(loaded.config, events=events), embedded=True)
 
     # -- the child --------------------------------------------------------------------------------
 

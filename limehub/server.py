@@ -20,7 +20,7 @@ from limehub.amqp.connection import ConnectionSettings
 from limehub.amqp.keeper import Keeper
 from limehub.amqp.publisher import Publisher
 from limehub.amqp.settings import connection_settings
-from limehub.config import Config, Loaded, difference, runfile, with_live_changes
+from limehub.config import Address, Config, Loaded, difference, runfile, with_live_changes
 from limehub.config.names import suggestion
 from limehub.errors import ConfigError, LimehubError
 from limehub.observe import logs
@@ -244,6 +244,7 @@ class Server:
             "missing": self.missing(),
             "stalled_for": self.stalled_for(),
             "applications": list(self.config.applications),
+            "broker": self._broker(),
             "groups": [group.status() for group in self.groups],
             "handlers": self._handlers(),
             "publishers": {
@@ -265,6 +266,10 @@ class Server:
             "plugins": {name: plugin.version for name, plugin in self.registry.plugins.items()},
             "broken_plugins": [str(broken) for broken in self.registry.broken],
         }
+
+    def _broker(self) -> dict[str, Any]:
+        url = self.config.events.url
+        return {"embedded": self.loaded.embedded, "address": str(Address(url.host, url.port))}
 
     def _handlers(self) -> list[dict[str, Any]]:
         return [

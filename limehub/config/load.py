@@ -31,12 +31,14 @@ class Loaded:
     """A configuration and its history. *origins*: dotted path of each key that was set -> label.
 
     A label is `limehub.toml:12`, `env NAME` or `command line`; what is missing is a default.
+    *embedded*: whether the broker is limehub's own, and `events.connection_string` leads to it.
     """
 
     config: Config
     origins: Mapping[str, str]
     warnings: tuple[str, ...]
     path: Path
+    embedded: bool = False
 
 
 def load(

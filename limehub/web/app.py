@@ -6,6 +6,7 @@ gatekeeper (who may ask) -> a blueprint (the API, the pages, plugins) -> errors 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, request
@@ -43,6 +44,7 @@ _HEADERS = {
 }
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _PLUGIN_POLICY = "default-src 'self'; frame-ancestors 'none'"
+_KINDS = (CONTENT_TYPE, "text/html")
 _STATUS_OF: tuple[tuple[type[LimehubError], type[HTTPException]], ...] = (
     (NothingMatched, NotFound),
     (DeskBusy, Conflict),
@@ -73,8 +75,20 @@ def create_app(server: Shown, tokens: Tokens, office: Office, live: Live | None 
     app.register_error_handler(Exception, _failure)
     _add_api(app, server, gatekeeper, office)
     app.register_blueprint(metrics_page(server, office))
-    add_pages(app, server, gatekeeper, office, live or Live(server.status, office))
+    live = live or Live(server.status, office)
+    _add_error_page(app, add_pages(app, server, gatekeeper, office, live))
     return app
+
+
+def _add_error_page(app: Flask, show: Callable[[HTTPException], Response]) -> None:
+    """Answer a person who mistyped an address with a page; programs get a problem."""
+
+    def missing(error: HTTPException) -> Any:
+        is_person = request.accept_mimetypes.best_match(_KINDS) == "text/html"
+        has_pages = not request.path.startswith(("/api/", "/plugins/"))
+        return show(error) if is_person and has_pages else _http_error(error)
+
+    app.register_error_handler(NotFound, missing)
 
 
 def _add_api(app: Flask, server: Shown, gatekeeper: Gatekeeper, office: Office) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,32 @@ def test_an_error_of_a_page_is_a_page(client: FlaskClient) -> None:
     answer = client.get("/operations/none/", headers=HOST)
     assert answer.status_code == 404
     assert "<h1>Not Found</h1>" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "kind"),
+    [
+        ("/nothing", "text/html,*/*;q=0.8", "text/html; charset=utf-8"),
+        ("/nothing", "*/*", "application/problem+json"),
+        ("/nothing", "application/json", "application/problem+json"),
+        ("/api/v1/nothing", "text/html,*/*;q=0.8", "application/problem+json"),
+        ("/plugins/x/nothing", "text/html,*/*;q=0.8", "application/problem+json"),
+    ],
+)
+def test_who_mistypes_an_address_in_a_browser_gets_a_page(
+    client: FlaskClient, path: str, accept: str, kind: str
+) -> None:
+    answer = client.get(path, headers=HOST | {"Accept": accept})
+    assert (answer.status_code, answer.content_type) == (404, kind)
+    policy = POLICY if "html" in kind else "default-src"
+    assert answer.headers["Content-Security-Policy"].startswith(policy)
+
+
+def test_a_confirmed_count_is_the_most_that_is_moved(client: FlaskClient) -> None:
+    page = client.get("/dead-letters/x/confirm?action=delete&about=7", headers=HOST).text
+    assert re.search(r'name="limit" value="7"[^>]*>Delete 7<', page)
+    page = client.get("/dead-letters/x/confirm?action=delete", headers=HOST).text
+    assert 'name="limit"' not in page
 
 
 def test_a_bug_is_shown_without_detail_and_logged_with_it(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from limehub.config.show import Row
 from limehub.deadletters.results import AppCount
@@ -116,8 +117,14 @@ def test_what_stops_events_is_bad(changes: dict[str, Any], title: str) -> None:
 
 def test_a_lost_connection_is_named_instead_of_its_queues() -> None:
     groups = [status()["groups"][0] | {"connected": False, "broker": None}]
-    found = problems_of(groups=groups, missing=["default: not connected: refused"])
-    assert [problem[1] for problem in found] == ["No connection to RabbitMQ: default"]
+    missing = ["default: not connected: refused"]
+    for broker, name in (
+        ({"embedded": False, "address": "mq.test:5672"}, "the broker at mq.test:5672"),
+        ({"embedded": True, "address": "127.0.0.1:40001"}, "the embedded broker"),
+    ):
+        lost = status() | {"groups": groups, "missing": missing, "broker": broker}
+        found = overview_of(evolve(reading(), status=lost)).problems
+        assert [each.title for each in found] == [f"No connection to {name}: default"]
 
 
 def test_a_stall_is_news_for_ten_minutes() -> None:
@@ -290,10 +297,12 @@ def test_settings_stand_in_their_tables_with_who_set_them() -> None:
     file = Path("/etc/limehub/limehub.toml")
     rows = [
         Row("applications", ["acme"], f"{file}:1"),
+        Row("events.connection_string", "amqp://127.0.0.1:40001//", f"{file}:2"),
         Row("web.token_file", None, "default"),
         Row('plugins."a.b".host', "x", "env HOST"),
     ]
-    first, web, plugin = tables_of(rows, file)
+    first, events, web, plugin = tables_of(rows, file, embedded=True)
+    assert events.settings[0].origin == "limehub.toml:2: the embedded broker"
     assert (first.name, first.settings[0].origin) == ("", "limehub.toml:1")
     assert (web.name, web.settings[0].value, web.settings[0].is_set) == ("web", "not set", False)
     assert (plugin.name, plugin.settings[0].value) == ('plugins."a.b"', '"x"')

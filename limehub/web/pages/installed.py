@@ -12,6 +12,7 @@ from limehub.plugins.handlers import Handler, LoadedPlugin
 from limehub.plugins.options import HandlerOptions
 from limehub.plugins.registry import BrokenPlugin, Registry
 from limehub.plugins.retry_policy import RetryPolicy
+from limehub.web.pages.letters import place_of
 from limehub.web.pages.words import duration
 from limehub.workers.plan import policy_of, prefetch_of
 
@@ -84,7 +85,7 @@ def _package(registry: Registry, plugin: LoadedPlugin) -> PackageRow:
 def _handler(registry: Registry, handler: Handler) -> HandlerCard:
     return HandlerCard(
         name=handler.name,
-        origin=handler.origin,
+        origin=place_of(handler.origin),
         keys=handler.keys,
         queues=tuple(registry.queues_of(handler)),
         options=_how(registry.config, handler) | _chosen(handler.options),

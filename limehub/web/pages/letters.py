@@ -24,6 +24,7 @@ __all__ = [
     "cause_of",
     "chosen_of",
     "done_share",
+    "place_of",
     "rows_of",
 ]
 
@@ -105,6 +106,11 @@ def cause_of(letter: DeadLetter | Group) -> str:
     """Return in a few words why it failed."""
     kind = letter.exception_type if isinstance(letter, Group) else letter.exception.type
     return kind.rpartition(".")[2] or letter.reason or "unknown reason"
+
+
+def place_of(where: str) -> str:
+    """Return *where* without the folders that lead to the package: people know those."""
+    return where.rpartition("/site-packages/")[2]
 
 
 def body_text(letter: WholeDeadLetter) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from attrs import frozen
 
 from limehub.web.live import Broker, Reading
 from limehub.web.pages.words import NOTHING, age, amount, clock, duration, plural, rate
-from limehub.web.tempo import GOOD, Pace
+from limehub.web.tempo import GOOD, Pace, Totals
 
 __all__ = ["Overview", "Problem", "QueueRow", "message_of", "overview_of"]
 
@@ -77,8 +77,9 @@ class GroupRow:
 
 @frozen(kw_only=True)
 class StallRow:
-    """A stall that is over, or *now*."""
+    """A stall that is over, or *now*. *key*: the same as long as it is shown."""
 
+    key: str
     culprit: str
     where: str
     seconds: str
@@ -179,13 +180,34 @@ def _not_ready(status: Mapping[str, Any]) -> Iterator[Problem]:
     if not causes:
         return
     cut_off = [each["name"] for each in status.get("groups", ()) if not each["connected"]]
+    broker = _Broker.of(status)
     if cut_off:
-        title = f"No connection to RabbitMQ: {', '.join(cut_off)}"
-        advice = "Events wait in RabbitMQ until it is back; limehub goes on trying."
+        title, advice = f"No connection to {broker.name}: {', '.join(cut_off)}", broker.while_away
     else:
         title = f"{plural(len(causes), 'queue is', 'queues are')} not being consumed"
-        advice = "Events wait in RabbitMQ meanwhile. `limehub check` tells more."
+        advice = "Their events wait at the broker meanwhile. `limehub check` tells more."
     yield Problem(key="ready", level="bad", title=title, causes=_some(causes), advice=advice)
+
+
+@frozen
+class _Broker:
+    """The broker in words. *while_away*: what happens until it is back."""
+
+    name: str
+    while_away: str
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any]) -> _Broker:
+        said = status.get("broker", {})
+        if said.get("embedded"):
+            return cls(
+                name="the embedded broker",
+                while_away="limehub starts it again; the events in its file are kept.",
+            )
+        return cls(
+            name=f"the broker at {said.get('address', NOTHING)}",
+            while_away="Events wait there until it is back; limehub goes on trying.",
+        )
 
 
 def _stuck(stall: Mapping[str, Any] | None) -> Iterator[Problem]:
@@ -346,6 +368,7 @@ def _stall_rows(stalls: Mapping[str, Any], now: datetime) -> Iterator[StallRow]:
     for stall in [*([current] if current else []), *stalls.get("last", ())]:
         began = datetime.fromisoformat(stall["began_at"])
         yield StallRow(
+            key=f"{began.timestamp():.0f}",
             culprit=stall["culprit"],
             where=stall["where"] or "",
             seconds=duration(stall["seconds"]),
@@ -392,9 +415,20 @@ def _totals(reading: Reading) -> Iterator[tuple[str, str]]:
     yield "in_flight", amount(point.in_flight if point else None)
     yield "waiting", amount(point.waiting if point else None)
     yield "dead", amount(reading.broker.dead_total)
+    yield from _peaks(reading.points)
     yield "as_of", clock(reading.at)
     current = reading.status.get("stalls", {}).get("current")
     yield "stalled", duration(current["seconds"]) if current else NOTHING
+
+
+def _peaks(points: Sequence[Totals]) -> Iterator[tuple[str, str]]:
+    """What the charts show, for those who cannot see them or miss a scale."""
+    span = duration(points[-1].at - points[0].at) if len(points) > 1 else NOTHING
+    for name, said in (("done", rate), ("failed", rate), ("in_flight", amount)):
+        highest = max((getattr(point, name) for point in points), default=None)
+        yield f"peak:{name}", f"peak {said(highest)} in {span}"
+    waiting = max((each.waiting for each in points if each.waiting is not None), default=None)
+    yield "peak:waiting", f"peak {amount(waiting)} in {span}"
 
 
 def _handler_cells(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from attrs import define, frozen
@@ -48,8 +48,8 @@ _STATUS_OF: tuple[tuple[type[LimehubError], type[HTTPException]], ...] = (
 
 def add_pages(
     app: Flask, server: Shown, gatekeeper: Gatekeeper, office: Office, live: Live
-) -> None:
-    """Add the pages to *app*, below its rules."""
+) -> Callable[[HTTPException], Response]:
+    """Add the pages to *app*, below its rules. Returns what shows an error as a page."""
     gatekeeper.open_to_all("/login", "/logout", "/static/")
     pages = Pages(
         live=live,
@@ -58,13 +58,14 @@ def add_pages(
     )
     login = Login(pages=pages, gatekeeper=gatekeeper)
     blueprint = Blueprint("pages", __name__, template_folder="templates")
-    blueprint.context_processor(pages.context)
     blueprint.after_request(pages.seal)
-    _Errors(pages=pages, login=login).add_to(blueprint)
+    errors = _Errors(pages=pages, login=login)
+    errors.add_to(blueprint)
     login.add_to(blueprint)
     DeskPages(pages=pages, office=office, changes=Changes(office=office)).add_to(blueprint)
     ServerPages(pages=pages, server=server, live=live, stream=Stream(live)).add_to(blueprint)
     app.register_blueprint(blueprint)
+    return errors.shown
 
 
 @frozen(kw_only=True)
@@ -105,7 +106,7 @@ class ServerPages:
     def configuration(self) -> Any:
         """Show the configuration in effect."""
         loaded = self.server.loaded
-        tables = tables_of(rows(loaded), loaded.path)
+        tables = tables_of(rows(loaded), loaded.path, embedded=loaded.embedded)
         return self.pages.show("configuration", tables=tables, file=loaded.path)
 
 
@@ -158,7 +159,14 @@ class _Errors:
             return error
         if isinstance(error, Unauthorized):
             return self.login.ask()
-        return self.pages.show("error", error.code, title=error.name, detail=error.description)
+        return self.shown(error)
+
+    def shown(self, error: HTTPException) -> Response:
+        """Return the page about *error*, for whatever was asked for."""
+        page = self.pages.show(
+            "error", error.code or 500, title=error.name, detail=error.description
+        )
+        return self.pages.seal(page)
 
     def _known(self, error: LimehubError) -> Any:
         kinds = [answer for kind, answer in _STATUS_OF if isinstance(error, kind)]

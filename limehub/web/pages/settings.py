@@ -32,12 +32,16 @@ class Table:
     settings: tuple[Setting, ...]
 
 
-def tables_of(rows: Iterable[Row], file: Path) -> tuple[Table, ...]:
-    """Return *rows*, which are masked, table by table in their order. *file*: most come from it."""
+def tables_of(rows: Iterable[Row], file: Path, *, embedded: bool = False) -> tuple[Table, ...]:
+    """Return *rows*, which are masked, table by table in their order. *file*: most come from it;
+    *embedded*: whether the broker that they name is our own."""
     tables: dict[str, list[Setting]] = {}
     for row in rows:
         path = split(row.path)
-        setting = _setting(path[-1], row, row.origin.replace(str(file), file.name))
+        origin = row.origin.replace(str(file), file.name)
+        if embedded and row.path == "events.connection_string":
+            origin = f"{origin}: the embedded broker"
+        setting = _setting(path[-1], row, origin)
         tables.setdefault(dotted(path[:-1]) if path[1:] else "", []).append(setting)
     return tuple(Table(name=name, settings=tuple(own)) for name, own in tables.items())
 

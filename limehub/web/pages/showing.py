@@ -13,7 +13,14 @@ from limehub.web.identity import identity
 from limehub.web.live import Live
 from limehub.web.pages import words
 from limehub.web.pages.assets import asset_url
-from limehub.web.pages.letters import address, body_text, cause_of, done_share, rows_of
+from limehub.web.pages.letters import (
+    address,
+    body_text,
+    cause_of,
+    done_share,
+    place_of,
+    rows_of,
+)
 
 __all__ = ["POLICY", "Pages"]
 
@@ -45,7 +52,8 @@ class Pages:
 
     def show(self, template: str, status: int = 200, **values: Any) -> Response:
         """Return a page."""
-        return make_response(render_template(f"limehub/{template}.html", **values), status)
+        text = render_template(f"limehub/{template}.html", **self.context(), **values)
+        return make_response(text, status)
 
     def context(self) -> dict[str, Any]:
         """Return what every template may use."""
@@ -57,6 +65,7 @@ class Pages:
             "address": address,
             "cause_of": cause_of,
             "body_text": body_text,
+            "place_of": place_of,
             "rows_of": rows_of,
             "done_share": done_share,
             "may_change": self.may_change,

@@ -6,12 +6,17 @@
   const IDLE = new Set(["0", "–", "0/s"]);
   const live = document.getElementById("live");
   const pulse = document.getElementById("pulse");
+  const pause = document.getElementById("pause");
+  const said = document.getElementById("said");
   const plots = new Map();
   let source = null;
   let waiting = false;
+  let paused = false;
   let last = null;
+  let kept = { focus: "", open: [] };
 
   const shape = () => document.getElementById("verdict").dataset.shape;
+  const headline = () => document.getElementById("headline").textContent;
 
   function write(cells) {
     for (const place of document.querySelectorAll("[data-live]")) {
@@ -66,19 +71,25 @@
     write(message.cells);
     last = message.charts;
     draw(last);
-    pulse.hidden = false;
+    show(true);
     if (message.shape !== shape() && !waiting) {
       waiting = true;
       htmx.trigger(live, "reshape");
     }
   }
 
+  function show(isLive) {
+    pulse.hidden = !isLive;
+    pause.hidden = !isLive && !paused;
+    pause.textContent = paused ? "Go on" : "Pause";
+  }
+
   function open() {
-    if (source || document.hidden) return;
+    if (source || paused || document.hidden) return;
     source = new EventSource("/live");
     source.onmessage = take;
     source.onerror = () => {
-      pulse.hidden = true;
+      show(false);
       if (source.readyState === EventSource.CLOSED) close();
     };
   }
@@ -87,10 +98,32 @@
   function close() {
     if (source) source.close();
     source = null;
-    pulse.hidden = true;
+    show(false);
+  }
+
+  // New parts must not take away what somebody reads or has under the keyboard.
+  function keep() {
+    const open = [...document.querySelectorAll("details[open][id]")];
+    kept = { focus: document.activeElement.id, open: open.map((each) => each.id) };
+  }
+
+  function restore() {
+    for (const id of kept.open) document.getElementById(id)?.setAttribute("open", "");
+    if (kept.focus && document.activeElement === document.body) {
+      document.getElementById(kept.focus)?.focus({ preventScroll: true });
+    }
+    document.title = `${headline()} · limehub`;
+    if (said.textContent !== headline()) said.textContent = headline();
   }
 
   live.addEventListener("htmx:afterRequest", () => { waiting = false; });
+  document.addEventListener("htmx:beforeSwap", keep);
+  document.addEventListener("htmx:afterSettle", restore);
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    if (paused) close();
+    else open();
+  });
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
   addEventListener("resize", resize);
