@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from attrs import field, frozen
@@ -23,6 +23,7 @@ from limehub.deadletters.plain import (
     BodyEncoding,
     body_of,
     head_of,
+    later,
     moment_of,
     plain,
     preview_of,
@@ -241,4 +242,4 @@ def _expiry(failed_at: datetime | None, expiration: Any) -> datetime | None:
     text = text_of(expiration)
     if failed_at is None or not (text.isascii() and text.isdigit() and len(text) < 12):
         return None
-    return failed_at + timedelta(milliseconds=int(text))
+    return later(failed_at, int(text) / 1000)

@@ -6,7 +6,7 @@ import base64
 import codecs
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ __all__ = [
     "BodyEncoding",
     "body_of",
     "head_of",
+    "later",
     "moment_of",
     "plain",
     "preview_of",
@@ -77,6 +78,14 @@ def moment_of(value: Any) -> datetime | None:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:  # the year 1, or 9999, in another time zone
         return None
+
+
+def later(moment: datetime, seconds: float) -> datetime:
+    """Return *moment*, in UTC, plus *seconds*; at most the end of the calendar."""
+    try:
+        return moment + timedelta(seconds=seconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def preview_of(body: bytes) -> str:

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from limehub.amqp import headers as own
 from limehub.amqp import moves
-from limehub.amqp.message import Outgoing, encoded_size
+from limehub.amqp.message import Outgoing, encodable, encoded_size
 from limehub.amqp.moves import Movable
 from limehub.config import QUEUE_NAMESPACE
 from limehub.deadletters.item import EXPIRES_AT, FOREIGN, DeadLetter, is_foreign
@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 FRAME_OVERHEAD = 8
+LONGEST_EXPIRATION = 2**32 - 1
+"""Milliseconds; the broker closes the channel over more (measured)."""
+_FLEETING = (".dlq.lock", ".dlq.trash")
 _OF_THE_DESK = (EXPIRES_AT, FOREIGN)
 
 
@@ -41,6 +44,8 @@ def objection(letter: DeadLetter, to: str | None, *, app: str, is_foreign: bool,
         return f"the broker moved it here, from {target}; confirm the queue with --to {target}"
     if to is None and not target.startswith(f"{QUEUE_NAMESPACE}{app}."):
         return f"it names {target}, which is no queue of {app}; confirm it with --to {target}"
+    if target.startswith(QUEUE_NAMESPACE) and target.endswith(_FLEETING):
+        return f"{target} is a queue of the desk's own: it would not stay there"
     if target == f"{QUEUE_NAMESPACE}{app}.dlq":
         return f"{target} is the dead letter queue that it is in"
     if target.startswith(QUEUE_NAMESPACE) and not ours:
@@ -76,7 +81,8 @@ def same_letter(message: Outgoing, delivery: Movable, letter: DeadLetter) -> Out
     """
     if delivery.is_moved:
         kept = (own.ID, own.REASON, own.RETRIES)
-        identity = {name: delivery.headers[name] for name in kept if name in delivery.headers}
+        told = {name: delivery.headers[name] for name in kept if name in delivery.headers}
+        identity = {name: encodable(value) for name, value in told.items()}
     else:
         identity = {**_origin_of(letter), own.ID: letter.id, FOREIGN: True}
     if letter.expires_at is not None:
@@ -85,11 +91,13 @@ def same_letter(message: Outgoing, delivery: Movable, letter: DeadLetter) -> Out
 
 
 def expiring(message: Outgoing, at: datetime | None, now: datetime) -> Outgoing:
-    """Return *message* with the expiration that ends *at*; None: never."""
+    """Return *message* with the expiration that ends *at*; None, or beyond counting: never."""
     if at is None:
         return message
     # "0" would vanish at once, which is what it should do, but with a confirm.
     milliseconds = max(1, round((at - now).total_seconds() * 1000))
+    if milliseconds > LONGEST_EXPIRATION:
+        return message
     return evolve(message, properties={**message.properties, "expiration": str(milliseconds)})
 
 

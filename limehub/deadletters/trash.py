@@ -7,7 +7,7 @@ it back: nothing is remembered elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from attrs import evolve, frozen
@@ -16,7 +16,7 @@ from limehub.amqp import moves
 from limehub.amqp.message import Outgoing
 from limehub.amqp.moves import Movable
 from limehub.deadletters.item import DeadLetter
-from limehub.deadletters.plain import moment_of, rfc3339, text_of
+from limehub.deadletters.plain import later, moment_of, rfc3339, text_of
 from limehub.deadletters.targets import expiring, fitted, same_letter
 
 __all__ = ["UNDO_SECONDS", "Deleting", "deletion_of", "restored", "trash_of", "trashed"]
@@ -40,7 +40,7 @@ class Deleting:
     @property
     def undo_until(self) -> datetime:
         """When what it deleted is gone for good."""
-        return self.at + timedelta(seconds=UNDO_SECONDS)
+        return later(self.at, UNDO_SECONDS)
 
 
 def trash_of(dlq: str) -> str:

@@ -12,12 +12,22 @@ from attrs import evolve, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limehub.amqp import headers as own
 from limehub.amqp import moves
 from limehub.amqp.message import Outgoing
 from limehub.deadletters.filters import Filter, moment
-from limehub.deadletters.item import DeadLetter, read, read_whole
+from limehub.deadletters.item import EXPIRES_AT, FOREIGN, DeadLetter, read, read_whole
 from limehub.deadletters.plain import PREVIEW_CHARS, body_of, plain, preview_of
 from limehub.deadletters.targets import is_too_large, objection, requeued
+from limehub.deadletters.trash import (
+    DELETED_AT,
+    DELETED_BY,
+    DELETION,
+    Deleting,
+    deletion_of,
+    restored,
+    trashed,
+)
 
 APP = "solution-deals"
 DLQ = f"lime.event_handler.{APP}.dlq"
@@ -177,6 +187,53 @@ def test_whatever_a_foreign_message_has_for_headers_is_readable(headers: dict[An
     message = foreign(headers=headers, routing_key=b"\xff\r\n")
     whole = read_whole(message, letter(message)).as_whole()
     assert json.loads(json.dumps(whole))["id"] == letter(message).id
+
+
+OWN_HEADERS = [getattr(own, name) for name in dir(own) if name.isupper() and name != "MOST_RUNS"]
+MOMENTS = st.sampled_from([
+    "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "9999-12-31T23:59:59+00:00", "soon",
+])  # fmt: skip
+ANYTHING = st.recursive(
+    MOMENTS | st.none() | st.booleans() | st.integers() | st.binary() | st.text() | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = [*OWN_HEADERS, EXPIRES_AT, FOREIGN, DELETION, DELETED_AT, DELETED_BY, "x-death"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), ANYTHING),
+    st.dictionaries(st.sampled_from(["expiration", "message_id", "content_type"]), st.text()),
+)
+def test_whatever_forged_headers_say_a_letter_can_be_shown_deleted_and_brought_back(
+    headers: dict[str, Any], properties: dict[str, Any]
+) -> None:
+    forged = Message(headers=headers, properties=properties, is_moved=True)
+    item = letter(forged)
+    assert json.loads(json.dumps(read_whole(forged, item).as_whole()))["id"] == item.id
+    there = trashed(forged, item, DLQ, Deleting(operation="o", at=AT), 131072)
+    back = restored(forged, item, DLQ, AT)
+    for sent in (there, back):
+        assert 0 < int(sent.properties.get("expiration", "1")) < 2**32
+    deleting = deletion_of(headers)
+    assert deleting is None or deleting.undo_until
+
+
+def test_a_letter_that_would_expire_beyond_all_counting_is_kept_for_ever() -> None:
+    endless = evolve(dead(), headers={**dead().headers, EXPIRES_AT: "9999-12-31T23:59:59+00:00"})
+    back = restored(endless, letter(endless), DLQ, AT)
+    assert "expiration" not in back.properties
+
+
+def test_the_end_of_the_calendar_ends_no_list() -> None:
+    last = {**dead().headers, "x-limehub-last-failure": "9999-12-31T23:59:59+00:00"}
+    item = letter(evolve(dead(), headers=last))
+    assert item.expires_at is not None
+    assert item.expires_at.year == 9999
+    headers = {DELETION: "o", DELETED_AT: "9999-12-31T23:59:59+00:00"}
+    deleting = deletion_of(headers)
+    assert deleting is not None
+    assert deleting.undo_until.year == 9999
 
 
 def test_the_id_of_a_foreign_message_is_stable_however_often_it_is_looked_at() -> None:
@@ -357,6 +414,12 @@ def test_a_queue_of_another_package_is_not_taken_from_the_headers() -> None:
 
 def test_the_dead_letter_queue_itself_is_no_way_back() -> None:
     assert "that it is in" in way_back(dead(), DLQ)
+
+
+@pytest.mark.parametrize("queue", [f"{DLQ}.lock", f"{DLQ}.trash"])
+def test_a_queue_whose_messages_do_not_stay_is_no_way_back(queue: str) -> None:
+    assert "would not stay" in way_back(dead(), queue)
+    assert "would not stay" in way_back(dead(Message(queue=queue)))
 
 
 def test_an_unknown_application_goes_to_no_handler_but_may_be_parked() -> None:
