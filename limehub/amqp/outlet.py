@@ -160,8 +160,8 @@ class Outlet:
         """Make what waits the next thing to send. Returns whether there is any."""
         frames = self._frames
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        frames.clear()
         if self._tls and (data or self._tls.has_output):
             data = self._tls.encrypt(data)
         self._rest = data
+        frames.clear()  # only now: what cannot be encrypted must not look as if it were sent
         return bool(data)

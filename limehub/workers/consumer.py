@@ -132,15 +132,20 @@ class QueueConsumer:
             self._server = connection.server
             self._judge_cancel()
 
-    def bindings_checked(self) -> None:
-        """Note that every binding stands."""
-        self.bound = True
+    def bindings_begun(self) -> None:
+        """Note that they are being made: what calls for it from now on calls for another round."""
         self.bindings_due = False
-        self.binding_problem = None
+
+    def bindings_checked(self) -> None:
+        """Note that every binding stands, unless the queue was deleted while they were made."""
+        if not self.bindings_due:
+            self.bound = True
+            self.binding_problem = None
 
     def bindings_failed(self, error: BrokerError) -> None:
         """Note that one cannot be made; it is tried again after a while."""
         self.bound = False
+        self.bindings_due = True
         if self.binding_problem != str(error):
             self.binding_problem = str(error)
             log.error("cannot bind", extra={"queue": self.queue, "cause": str(error)})

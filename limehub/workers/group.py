@@ -260,7 +260,9 @@ class WorkerGroup:
 
     def _put_away(self, delivery: Delivery, error: Exception) -> None:
         try:
-            if not delivery.settled:
+            if delivery.settled:
+                self.runner.fates.done(delivery)
+            else:
                 self.runner.internal_error(delivery, error)
         except Exception:  # what cannot even be put away must not stay silent
             log.exception("cannot put the event away", extra={"queue": delivery.queue})

@@ -98,11 +98,11 @@ class Schedule(Generic[Item]):
         return item
 
     def done(self, item: Item) -> bool:
-        """End the turn of *item*. Returns whether that lets another one run."""
+        """End the turn of *item*, if it has one. Returns whether that lets another one run."""
         turn = self._turns[item.queue]
-        if turn.free:
+        if turn.free or item not in turn.running:
             return False
-        turn.running.discard(item)
+        turn.running.remove(item)
         if turn.order == "object":
             self._release(turn, turn.key_of(item))
         self._list(turn)

@@ -137,7 +137,8 @@ class Session:
             self._bound_at = now
             for consumer in self._consumers:
                 consumer.bindings_due = True
-        unbound = [c for c in self._consumers if c.is_consuming and c.bindings_due]
+        # Nobody is at it now, so what is not bound was given up.
+        unbound = [c for c in self._consumers if c.is_consuming and (c.bindings_due or not c.bound)]
         if unbound and now >= self._bind_again_at:
             self._background = gevent.spawn(self._bind, unbound)
         elif now - self._exchanges_checked_at > EXCHANGES_EVERY:
@@ -146,6 +147,8 @@ class Session:
 
     def _bind(self, consumers: Collection[QueueConsumer]) -> None:
         """Bind all in one go; if that fails, each by itself, so that one spoils no other."""
+        for consumer in consumers:
+            consumer.bindings_begun()
         try:
             bind_all(self.connection, (each for c in consumers for each in c.plan.bindings))
         except BrokerError:
@@ -162,6 +165,7 @@ class Session:
             self._judge([error], "cannot take bindings away")
 
     def _bind_one(self, consumer: QueueConsumer) -> None:
+        consumer.bindings_begun()
         try:
             bind_all(self.connection, consumer.plan.bindings)
         except BrokerError as error:

@@ -12,7 +12,7 @@ from gevent.event import Event as Signal
 from limehub import Event
 from limehub.workers.schedule import Order
 from tests.support.hub import Hub
-from tests.support.serving import APP, QUEUE, handles
+from tests.support.serving import APP, DLQ, QUEUE, handles
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
@@ -99,6 +99,36 @@ def test_order_object_keeps_each_objects_order_while_objects_pass_each_other(
     wait_until(lambda: len(runs) == 20, message="object 2 to pass object 1, which waits for it")
     assert runs == [(2, step) for step in range(10)] + [(1, step) for step in range(10)]
     wait_until(lambda: vhost.depth(QUEUE) == 0)
+
+
+def test_an_event_settled_late_does_not_end_the_turn_of_the_next_one_of_its_object(
+    serve: Serve, vhost: Vhost
+) -> None:
+    running, most = 0, 0
+    open_one: list[Any] = []
+    release = Signal()
+
+    def handler(worker: Any, body: Any, message: Any) -> None:
+        nonlocal running, most
+        if body["step"] == 0:
+            open_one.append(message)
+            return
+        running += 1
+        most = max(most, running)
+        release.wait()
+        running -= 1
+        message.ack()
+
+    hub = serve({APP: handles(handler, order="object")}, WIDE)
+    for step in range(3):
+        hub.publish("t.a", deal(1, step))
+    wait_until(lambda: running == 1)
+    open_one[0].reject()
+    wait_until(lambda: vhost.depth(DLQ) == 1)
+    assert running == 1
+    release.set()
+    wait_until(lambda: vhost.depth(QUEUE) == 0)
+    assert most == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ each waits for the loss first.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +28,9 @@ from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
 Serve = Callable[..., Hub]
+
+MANY_KEYS = [f"many.{number}" for number in range(3000)]
+"""Binding them takes a broker a while."""
 
 THREE_GROUPS = """
     [event_handler]
@@ -136,6 +140,40 @@ def test_a_queue_deleted_under_its_consumer_is_declared_bound_and_consumed_again
     hub.publish("u.v", {"n": 1})
     wait_until(lambda: seen == [{"n": 1}])
     assert reconnects(hub) == [0]
+
+
+def test_a_queue_deleted_while_others_are_being_bound_gets_its_bindings_back(
+    serve: Serve, vhost: Vhost
+) -> None:
+    quick, slow = handles(print, "a.b", "quick"), handles(print, MANY_KEYS, "slow")
+    hub = serve({APP: together(quick, slow)}, ready=False)
+    binding = ("lime.default", "a.b", queue_of("quick"))
+    wait_until(lambda: binding in vhost.bindings(), interval=0.001)
+    vhost.delete_queue(queue_of("quick"))
+    assert hub.server.missing(), "all is bound already: the queue was deleted too late"
+    wait_until(lambda: consumer_of(hub, queue_of("quick"))["rebuilds"] == 1)
+    ready_again(hub, 60.0)
+    assert binding in vhost.bindings()
+
+
+def test_a_descriptor_that_a_handler_has_closed_is_a_lost_connection(
+    serve: Serve, vhost: Vhost
+) -> None:
+    runs: list[int] = []
+
+    def handler(body: Any) -> None:
+        runs.append(body["n"])
+        if runs == [1]:
+            session = hub.server.groups[0]._session
+            assert session is not None
+            os.close(session.connection.stream.sock.fileno())
+
+    hub = serve({APP: handles(handler)})
+    hub.publish("t.a", {"n": 1})
+    wait_until(lambda: reconnects(hub) == [1])
+    ready_again(hub)
+    hub.publish("t.a", {"n": 2})
+    wait_until(lambda: 2 in runs and vhost.depth(QUEUE) == 0)
 
 
 def test_a_deleted_queue_is_reported_once_however_often_its_prefetch_has_changed(

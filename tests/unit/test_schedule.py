@@ -193,6 +193,21 @@ def test_events_of_one_object_run_one_by_one_while_others_pass() -> None:
     assert schedule.take() is items[3]
 
 
+@pytest.mark.parametrize("order", ["queue", "object"])
+def test_who_ends_without_having_a_turn_ends_nobody_elses(order: Order) -> None:
+    schedule = new_schedule({"q": order})
+    items = [Item("q", "x", number) for number in range(3)]
+    for item in items:
+        schedule.put(item)
+    assert schedule.take() is items[0]
+    assert schedule.done(items[0])
+    assert schedule.take() is items[1]
+    assert not schedule.done(items[0])
+    assert schedule.take() is None
+    assert schedule.done(items[1])
+    assert schedule.take() is items[2]
+
+
 def test_an_event_that_names_no_object_waits_for_nobody() -> None:
     schedule = new_schedule({"q": "object"})
     items = [Item("q", None, number) for number in range(3)]
