@@ -233,11 +233,13 @@ class Stream(AbstractStreamTransport):
         if self._over:
             return
         self._over = True
+        self._loop.run_callback(self._protocol._proto_connection_lost, error)
         self.outlet.close()
         for watcher in (self._reader, self._writer):
             watcher.stop()
             watcher.close()
+        # A plugin may have closed our descriptor; the end must be told all the same.
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
-        self._loop.run_callback(self._protocol._proto_connection_lost, error)
+        with contextlib.suppress(OSError):
+            self.sock.close()
