@@ -55,7 +55,10 @@ ApplicationOf = Callable[[str], str | None]
 SHOWN_BYTES = 1024 * 1024
 """A larger body is shown by its beginning."""
 
-_ID = re.compile(r"[A-Za-z0-9._:@+=~-]{1,128}")
+# Neither what stands in its place in a URL of the API, nor what tells equal letters apart.
+_ID = re.compile(
+    r"(?!(?:groups|deletions|export)$)(?!.*\.[0-9]*$)[A-Za-z0-9._:@+=~-]{1,128}",
+)
 # Looking at a message changes them: they must not change its id.
 _COUNTERS = frozenset(["x-delivery-count", "x-acquired-count"])
 
@@ -215,7 +218,7 @@ def _deaths(headers: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _id(delivery: Movable, size: int) -> str:
     """Return its own id if that can stand in a URL, else a hash of all that it is."""
     given = delivery.headers.get(own.ID) if delivery.is_moved else None
-    is_good = isinstance(given, str) and _ID.fullmatch(given) and given.strip(".")
+    is_good = isinstance(given, str) and _ID.fullmatch(given)
     return str(given) if is_good else _fingerprint(delivery, size)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -253,6 +254,12 @@ def test_the_id_of_a_foreign_message_is_stable_however_often_it_is_looked_at() -
 )
 def test_the_id_of_a_foreign_message_depends_on_all_of_it(change: dict[str, Any]) -> None:
     assert letter(foreign(**change)).id != letter(foreign()).id
+
+
+@pytest.mark.parametrize("name", ["groups", "deletions", "export", "id-1.2", "..", "a/b", "é", ""])
+def test_an_id_that_an_address_or_another_letter_could_have_gives_way_to_a_hash(name: str) -> None:
+    message = evolve(dead(), headers={**dead().headers, "x-limehub-id": name})
+    assert re.fullmatch("[0-9a-f]{32}", letter(message).id)
 
 
 # -- bodies -----------------------------------------------------------------------------------
