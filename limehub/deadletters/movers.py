@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from attrs import define, field
+from gevent.event import Event
 from gevent.pool import Pool
 
 from limehub.amqp.delivery import Delivery
@@ -24,7 +25,12 @@ log = logging.getLogger(__name__)
 PIPELINE = 32
 """Publishes on their way at once; they leave in the order of the queue."""
 
+PIPELINE_BYTES = 8 * 1024 * 1024
+"""Their bodies together, unless one alone is larger."""
+
 SEND_TIMEOUT = 30.0
+LAST_CONFIRMS = 1.0
+"""Seconds that a killed move waits for the confirms of what it has sent."""
 
 Prepare = Callable[[DeadLetter, Delivery], Outgoing | str]
 """Makes of a dead letter what is sent, or says why it stays."""
@@ -68,6 +74,9 @@ class Remover:
     def finish(self) -> None:
         """Nothing is on its way."""
 
+    def abandon(self) -> None:
+        """Nothing is on its way."""
+
 
 class Sender:
     """Publishes what *prepare* makes of each, with confirms, many at once, then acks."""
@@ -79,16 +88,36 @@ class Sender:
         self._prepare = prepare
         self._gone: dict[str, str] = {}
         self._pool = Pool(PIPELINE)
+        self._bytes = 0
+        self._landed = Event()
 
     def start(self, letter: DeadLetter, delivery: Delivery) -> None:
         """Send it as soon as there is room; `finish` waits for the end."""
+        while self._bytes and self._bytes + len(delivery.body) > PIPELINE_BYTES:
+            self._landed.clear()
+            self._landed.wait()
+        self._bytes += len(delivery.body)
         self._pool.spawn(self._guarded, letter, delivery)
 
     def finish(self) -> None:
         """Return when nothing is on its way any more."""
         self._pool.join()
 
+    def abandon(self) -> None:
+        """Send nothing more; what gets no confirm soon stays, and may have been sent too."""
+        if self._pool:
+            self._tally.trouble = self._tally.trouble or "it was ended before this one was sent"
+            self._pool.join(timeout=LAST_CONFIRMS)
+            self._pool.kill()
+
     def _guarded(self, letter: DeadLetter, delivery: Delivery) -> None:
+        try:
+            self._carry(letter, delivery)
+        finally:
+            self._bytes -= len(delivery.body)
+            self._landed.set()
+
+    def _carry(self, letter: DeadLetter, delivery: Delivery) -> None:
         try:
             problem = self._tally.trouble or self._moved(letter, delivery)
         except Exception as error:  # border of a greenlet: one odd message must not hide itself

@@ -6,50 +6,38 @@ loss. What is deleted waits in a queue of its own until its undo window is over.
 
 from __future__ import annotations
 
-import builtins
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable
 from datetime import UTC, datetime
 from uuid import uuid4
 
-import gevent
 from attrs import evolve
 
 from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.delivery import Delivery
 from limehub.amqp.publisher import Publisher
 from limehub.amqp.topology import declare_queue, dlq_spec
-from limehub.config import QUEUE_NAMESPACE, name_problem, suggestion
-from limehub.config.names import find_alike
+from limehub.deadletters.apps import Apps, UnknownApp, dlq_of
 from limehub.deadletters.filters import Filter
 from limehub.deadletters.groups import Grouping
-from limehub.deadletters.item import ApplicationOf, DeadLetter, WholeDeadLetter, read, read_whole
-from limehub.deadletters.movers import Mover, Remover, Sender, Tally
-from limehub.deadletters.plain import HEAD_BYTES
+from limehub.deadletters.item import ApplicationOf, DeadLetter, WholeDeadLetter, read_whole
+from limehub.deadletters.movers import Mover, Prepare, Remover, Sender, Tally
+from limehub.deadletters.moving import Chosen, Move
 from limehub.deadletters.preparing import Requeue, restoring, trashing
+from limehub.deadletters.reading import Reader
 from limehub.deadletters.results import AppCount, Deletion, GroupList, Moved, Page, Progress, Verb
 from limehub.deadletters.search import Search
 from limehub.deadletters.trash import Deleting, deletion_of, trash_of
-from limehub.deadletters.walk import LOCK_PATIENCE, Walk, count, is_busy, walking
-from limehub.deadletters.wear import renew_if_worn
-from limehub.errors import BrokerError, ConnectionLost, NothingMatched, QueueMissing
+from limehub.deadletters.walk import LOCK_PATIENCE, Walk, count
+from limehub.errors import NothingMatched
 
 __all__ = ["DeadLetterDesk", "UnknownApp", "UnknownDeadLetter", "UnknownDeletion", "dlq_of"]
 
 log = logging.getLogger(__name__)
 
 LIST_BUDGET = 60.0
-BREATH = 64
-"""After so many letters others get a turn: the hub also serves the handlers."""
 EVERYTHING = Filter()
-
-Chosen = Callable[[DeadLetter, Delivery], bool]
-
-
-class UnknownApp(NothingMatched):
-    """No installed package and no dead letter queue has this name."""
 
 
 class UnknownDeadLetter(NothingMatched):
@@ -58,11 +46,6 @@ class UnknownDeadLetter(NothingMatched):
 
 class UnknownDeletion(NothingMatched):
     """Nothing of this deletion is there (any more)."""
-
-
-def dlq_of(app: str) -> str:
-    """Return the name of an app's dead letter queue."""
-    return f"{QUEUE_NAMESPACE}{app}.dlq"
 
 
 def _no_others() -> Iterable[str]:
@@ -89,25 +72,23 @@ class DeadLetterDesk:
         patience: float = LOCK_PATIENCE,
         queue_type: str = "classic",
     ) -> None:
-        self._connect = connect
         self._publisher = publisher
-        self._apps = tuple(sorted(app for app in apps if name_problem(app) is None))
-        self._others = others
         self._application_of = application_of
-        self._patience = patience
         self._queue_type = queue_type
+        self._apps = Apps(apps, others, publisher)
+        self._reader = Reader(
+            connect=connect,
+            apps=self._apps,
+            publisher=publisher,
+            application_of=application_of,
+            patience=patience,
+        )
 
     # -- looking ----------------------------------------------------------------------------------
 
     def apps(self) -> tuple[AppCount, ...]:
         """Return the apps with the number of their dead letters. Raises BrokerError."""
-        names = self._all_apps()
-
-        def counts(connection: BrokerConnection) -> tuple[AppCount, ...]:
-            return tuple(_app_count(connection, app, app in self._apps) for app in names)
-
-        found: tuple[AppCount, ...] = self._publisher.call(counts)
-        return found
+        return self._apps.counts()
 
     def list(
         self,
@@ -125,10 +106,9 @@ class DeadLetterDesk:
         UnknownDeadLetter if *after* is gone, DeskBusy, BrokerError.
         """
         search = Search(which=which, limit=limit, after=after, budget=budget)
-        app, as_of = self._known(app), datetime.now(UTC)
-        with self._looking(app) as walk:
-            if walk is not None:
-                search.run(self._letters(walk, progress))
+        app, as_of = self._apps.spelled(app), datetime.now(UTC)
+        with self._reader.look(app) as walk:
+            search.run(self._reader.letters(walk, progress))
             _require_cursor(app, search)
             return _page(app, search, walk, as_of)
 
@@ -136,10 +116,10 @@ class DeadLetterDesk:
         self, app: str, which: Filter = EVERYTHING, *, progress: Progress | None = None
     ) -> GroupList:
         """Return the dead letters by exception type and place. Raises as `list`."""
-        grouping, app, as_of = Grouping(), self._known(app), datetime.now(UTC)
+        grouping, app, as_of = Grouping(), self._apps.spelled(app), datetime.now(UTC)
         progress = progress or Progress()
-        with self._looking(app) as walk:
-            for letter, delivery in self._letters(walk, progress) if walk else ():
+        with self._reader.look(app) as walk:
+            for letter, delivery in self._reader.letters(walk, progress):
                 if which.matches(letter, delivery.body):
                     grouping.add(letter)
                     progress.done += 1
@@ -173,17 +153,17 @@ class DeadLetterDesk:
 
         Raises UnknownApp, DeskBusy, BrokerError.
         """
-        with self._looking(self._known(app), heads=None) as walk:
-            for letter, delivery in self._letters(walk, progress) if walk else ():
+        with self._reader.look(self._apps.spelled(app), heads=None) as walk:
+            for letter, delivery in self._reader.letters(walk, progress):
                 if which.matches(letter, delivery.body):
                     yield read_whole(delivery, letter)
 
     def deletions(self, app: str) -> tuple[Deletion, ...]:
         """Return what can be brought back, the newest first. Raises UnknownApp, BrokerError."""
-        app = self._known(app)
+        app = self._apps.spelled(app)
         counts: Counter[Deleting] = Counter()
-        with self._looking(app, trash=True) as walk:
-            for _, delivery in self._letters(walk) if walk else ():
+        with self._reader.look(app, trash=True) as walk:
+            for _, delivery in self._reader.letters(walk):
                 deleting = deletion_of(delivery.headers)
                 counts.update([deleting] if deleting else [])
         return tuple(
@@ -219,13 +199,10 @@ class DeadLetterDesk:
         an id for it; *must_exist*: raises UnknownDeadLetter if none is there. Raises UnknownApp,
         DeskBusy, BrokerError.
         """
-        app = self._known(app)
+        app = self._apps.spelled(app)
         prepare = Requeue(app=app, to=to, body=body, application_of=self._application_of)
-
-        def sender(walk: Walk, tally: Tally) -> Mover:
-            return Sender(walk, tally, self._publisher, prepare)
-
-        moved = self._move("requeued", app, which, limit, sender, operation, progress)
+        sending = self._sending(prepare)
+        moved = self._move("requeued", app, which, limit, sending, operation, progress)
         return _required(moved, app, which) if must_exist else moved
 
     def delete(
@@ -244,20 +221,15 @@ class DeadLetterDesk:
 
         *by*: who does it. The rest, and the errors, as of `requeue`.
         """
-        app, operation = self._known(app), operation or str(uuid4())
-        if app not in self._apps and not self._exists(app):
-            raise self._unknown(app)  # before there is a queue for what it deletes
+        app, operation = self._apps.spelled(app), operation or str(uuid4())
+        self._apps.require(app)  # before there is a queue for what it deletes
         if for_good:
             moved = self._move("deleted", app, which, limit, Remover, operation, progress)
             return _required(moved, app, which) if must_exist else moved
         deleting = Deleting(operation=operation, at=datetime.now(UTC), by=by)
-        prepare = trashing(dlq_of(app), deleting, self._publisher)
+        sending = self._sending(trashing(dlq_of(app), deleting, self._publisher))
         self._declare_trash(app)
-
-        def sender(walk: Walk, tally: Tally) -> Mover:
-            return Sender(walk, tally, self._publisher, prepare)
-
-        moved = self._move("deleted", app, which, limit, sender, operation, progress)
+        moved = self._move("deleted", app, which, limit, sending, operation, progress)
         if must_exist:
             _required(moved, app, which)
         return evolve(moved, undo_until=deleting.undo_until) if moved.count else moved
@@ -270,32 +242,13 @@ class DeadLetterDesk:
         *app*: None looks through all apps. Raises UnknownDeletion, UnknownApp, DeskBusy,
         BrokerError.
         """
-        if app is None:
-            names = [one for one in self._all_apps() if self._has_trash(one)]
-        else:
-            names = [self._known(app)]
-        for name in names:
+        for name in [self._apps.spelled(app)] if app else self._apps.with_trash():
             moved = self._bring_back(name, deletion, progress)
             if not moved.found_nothing:
                 return moved
         raise UnknownDeletion(f"nothing can be brought back of operation {deletion!r} (any more)")
 
-    def _bring_back(self, app: str, deletion: str, progress: Progress | None) -> Moved:
-        tally, remaining = Tally(progress=progress or Progress()), 0
-
-        def chosen(_letter: DeadLetter, delivery: Delivery) -> bool:
-            deleting = deletion_of(delivery.headers)
-            return deleting is not None and deleting.operation == deletion
-
-        with self._walk(app, trash=True) as walk:
-            if walk is not None:
-                sender = Sender(walk, tally, self._publisher, restoring(dlq_of(app)))
-                self._carry_out(walk, sender, tally, chosen, None, "restored")
-                remaining = count(walk.connection, dlq_of(app)) if tally.done else 0
-        log.info("moved dead letters", extra=_context(app, "restored", tally, remaining))
-        return Moved.of(
-            "restored", tally.done, tally.failed, operation=deletion, remaining=remaining
-        )
+    # -- how --------------------------------------------------------------------------------------
 
     def _move(
         self,
@@ -313,144 +266,55 @@ class DeadLetterDesk:
             return which.matches(letter, delivery.body)
 
         most = _lowest(limit, None if which.ids is None else len(which.ids))
-        with self._walk(app) as walk:
+        move = self._moving(verb, chosen, mover_of, most)
+        with self._reader.walk(app) as walk:
             if walk is not None:
-                mover = mover_of(walk, tally)
-                remaining = self._carry_out(walk, mover, tally, chosen, most, verb)
-        missing = () if len(tally.found) == limit or tally.trouble else which.ids or ()
-        for identity in sorted(set(missing) - tally.found):
-            tally.fail(identity, _gone(app, identity))
+                remaining = move(walk, tally)
+        _name_missing(tally, app, which, limit)
         log.info("moved dead letters", extra=_context(app, verb, tally, remaining))
         identity = operation or str(uuid4())
         return Moved.of(verb, tally.done, tally.failed, operation=identity, remaining=remaining)
 
-    def _carry_out(
-        self,
-        walk: Walk,
-        mover: Mover,
-        tally: Tally,
-        chosen: Chosen,
-        limit: int | None,
-        verb: Verb,
-    ) -> int:
-        """Return how many dead letters remain."""
-        try:
-            self._pick(walk, mover, tally, chosen, limit)
-            mover.finish()
-            return walk.close()
-        except BrokerError as error:
-            mover.finish()
-            raise ConnectionLost(
-                f"{error}; {tally.done} were {verb} before, the last of them may still be there too"
-            ) from error
+    def _bring_back(self, app: str, deletion: str, progress: Progress | None) -> Moved:
+        tally, remaining = Tally(progress=progress or Progress()), 0
 
-    def _pick(
-        self, walk: Walk, mover: Mover, tally: Tally, chosen: Chosen, limit: int | None
-    ) -> None:
-        for letter, delivery in self._letters(walk, tally.progress):
-            if not chosen(letter, delivery):
-                continue
-            tally.found.add(letter.id)
-            mover.start(letter, delivery)
-            if tally.trouble or len(tally.found) == limit:
-                return
+        def chosen(_letter: DeadLetter, delivery: Delivery) -> bool:
+            deleting = deletion_of(delivery.headers)
+            return deleting is not None and deleting.operation == deletion
+
+        move = self._moving("restored", chosen, self._sending(restoring(dlq_of(app))))
+        with self._reader.walk(app, trash=True) as walk:
+            if walk is not None:
+                move(walk, tally)
+                remaining = count(walk.connection, dlq_of(app)) if tally.done else 0
+        log.info("moved dead letters", extra=_context(app, "restored", tally, remaining))
+        return Moved.of(
+            "restored", tally.done, tally.failed, operation=deletion, remaining=remaining
+        )
+
+    def _moving(
+        self,
+        verb: Verb,
+        chosen: Chosen,
+        mover_of: Callable[[Walk, Tally], Mover],
+        limit: int | None = None,
+    ) -> Move:
+        return Move(reader=self._reader, verb=verb, chosen=chosen, limit=limit, mover_of=mover_of)
+
+    def _sending(self, prepare: Prepare) -> Callable[[Walk, Tally], Mover]:
+        return lambda walk, tally: Sender(walk, tally, self._publisher, prepare)
 
     def _declare_trash(self, app: str) -> None:
         spec = dlq_spec(trash_of(dlq_of(app)), queue_type=self._queue_type)
         self._publisher.call(lambda connection: declare_queue(connection, spec))
 
-    def _has_trash(self, app: str) -> bool:
-        queue = trash_of(dlq_of(app))
-        try:
-            return bool(self._publisher.call(lambda connection: count(connection, queue)))
-        except QueueMissing:
-            return False
-
-    # -- walking ----------------------------------------------------------------------------------
-
     def _find(self, app: str, identity: str) -> tuple[DeadLetter, Delivery]:
-        app = self._known(app)
-        with self._looking(app, heads=None) as walk:
-            for letter, delivery in self._letters(walk) if walk else ():
+        app = self._apps.spelled(app)
+        with self._reader.look(app, heads=None) as walk:
+            for letter, delivery in self._reader.letters(walk):
                 if letter.id == identity:
                     return letter, delivery
         raise UnknownDeadLetter(_gone(app, identity))
-
-    def _letters(
-        self, walk: Walk, progress: Progress | None = None
-    ) -> Iterator[tuple[DeadLetter, Delivery]]:
-        """Number what has one id: equal foreign messages are as many events, not one."""
-        progress = progress or Progress()
-        progress.total = walk.total
-        times: Counter[str] = Counter()
-        for delivery in walk:
-            letter = read(delivery, self._application_of, size=walk.size(delivery))
-            times[letter.id] += 1
-            number = times[letter.id]
-            yield (evolve(letter, id=f"{letter.id}.{number}") if number > 1 else letter), delivery
-            progress.seen = walk.seen
-            if progress.stop:
-                return
-            if walk.seen % BREATH == 0:
-                gevent.sleep(0)
-
-    @contextmanager
-    def _looking(
-        self, app: str, *, trash: bool = False, heads: int | None = HEAD_BYTES
-    ) -> Iterator[Walk | None]:
-        """A walk that takes nothing; looking does not wear the messages out."""
-        with self._walk(app, trash=trash, heads=heads) as walk:
-            yield walk
-            if walk is not None:
-                walk.close()
-                renew_if_worn(walk, self._publisher, self._application_of)
-
-    @contextmanager
-    def _walk(
-        self, app: str, *, trash: bool = False, heads: int | None = None
-    ) -> Iterator[Walk | None]:
-        """Walk the queue of *app*; None if a known app has none, because nothing has failed yet."""
-        if app not in self._apps and not self._exists(app):  # costs no connection of its own
-            raise self._unknown(app)
-        queue = trash_of(dlq_of(app)) if trash else dlq_of(app)
-        with ExitStack() as stack:
-            try:
-                walk = stack.enter_context(
-                    walking(self._connect, queue, patience=self._patience, heads=heads)
-                )
-            except QueueMissing:
-                walk = None
-            yield walk
-
-    def _all_apps(self) -> builtins.list[str]:
-        others = {app for app in self._others() if name_problem(app) is None}
-        return sorted({*self._apps, *others})
-
-    def _exists(self, app: str) -> bool:
-        try:
-            self._publisher.call(lambda connection: count(connection, dlq_of(app)))
-        except QueueMissing:
-            return False
-        return True
-
-    def _known(self, app: str) -> str:
-        """Return the app's own spelling; a name that can be no queue's is unknown."""
-        if name_problem(app):
-            raise self._unknown(app)
-        return find_alike(app, self._apps) or app
-
-    def _unknown(self, app: str) -> UnknownApp:
-        return UnknownApp(f"no app {app!r} and no dead letters of it{suggestion(app, self._apps)}")
-
-
-def _app_count(connection: BrokerConnection, app: str, installed: bool) -> AppCount:
-    queue = dlq_of(app)
-    is_walked = is_busy(connection, queue)
-    try:
-        total = count(connection, queue)
-    except QueueMissing:
-        total = 0
-    return AppCount(app=app, queue=queue, total=total, busy=is_walked, installed=installed)
 
 
 def _require_cursor(app: str, search: Search) -> None:
@@ -479,6 +343,15 @@ def _required(moved: Moved, app: str, which: Filter) -> Moved:
     if not moved.count and [one.reason for one in moved.failed] == gone:
         raise UnknownDeadLetter("; ".join(gone) or f"nothing of {app} is meant")
     return moved
+
+
+def _name_missing(tally: Tally, app: str, which: Filter, limit: int | None) -> None:
+    """Say of the ids that were not found why, if that is known."""
+    if len(tally.found) == limit or tally.trouble:
+        return
+    for identity in sorted((which.ids or frozenset()) - tally.found):
+        stopped = "it was stopped before it came to this one"
+        tally.fail(identity, stopped if tally.progress.stop else _gone(app, identity))
 
 
 def _lowest(*limits: int | None) -> int | None:
