@@ -20,7 +20,7 @@ from gevent import Greenlet, subprocess
 
 from limehub.config import BrokerUrl, Config, Loaded
 from limehub.config.address import Address
-from limehub.errors import BrokerUnreachable
+from limehub.errors import BrokerError
 
 __all__ = ["EmbeddedBroker"]
 
@@ -49,7 +49,7 @@ class EmbeddedBroker:
         self._watcher: Greenlet[..., None] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it is ready. Raises BrokerUnreachable with its last words."""
+        """Start it and wait until it is ready. Raises BrokerError with its last words."""
         port = self._launch()
         self._listen = evolve(self._listen, port=port)  # the same after a restart: clients know it
         self._watcher = Greenlet(self._watch)
@@ -106,7 +106,7 @@ class EmbeddedBroker:
         if not line.startswith(b"ready "):
             code = _end(process)
             where = self._file or "in memory"
-            raise BrokerUnreachable(
+            raise BrokerError(
                 f"the embedded broker ({where}) did not start: exit code {code}; see above why"
             )
         return int(line.rpartition(b":")[2])
@@ -135,7 +135,7 @@ class EmbeddedBroker:
     def _is_back(self) -> bool:
         try:
             self._launch()
-        except (BrokerUnreachable, OSError) as error:
+        except (BrokerError, OSError) as error:
             log.error("embedded broker does not start", extra={"cause": str(error)})
             return False
         return True

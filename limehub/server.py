@@ -110,6 +110,7 @@ class Server:
         )
         self.ledger = CrashLedger(runfile.state_folder(loaded.path))
         self._canary = Semaphore(1)
+        self._plugins_told = False
         self.tracing = tracing_of(self.config)
         self.lanes = Lanes(registry, self._handlers_publisher())
         self.groups = self._groups()
@@ -150,7 +151,6 @@ class Server:
         self._write_run_file()
         for group in self.groups:
             group.start()
-        self.registry.call_started(self)
 
     def _wait(self) -> None:
         """Watch over readiness until the end: what is lost and regained is in the log."""
@@ -160,7 +160,7 @@ class Server:
             self.site.note(missing)
             self.systemd.note(missing, self._summary())
             if before is None:
-                if not missing:
+                if not missing and self._tell_plugins():
                     log.info("ready", extra=self._ready_line())
                     gc.collect()
                     gc.freeze()  # what stands now stays: nobody needs to look at it again
@@ -172,6 +172,13 @@ class Server:
                     log.info("ready again")
                 before = missing
 
+    def _tell_plugins(self) -> bool:
+        """Call the server_started hooks. Returns False if meanwhile the end was asked for."""
+        self._plugins_told = True
+        gevent.spawn(self.registry.call_started, self).join(HOOK_PATIENCE)
+        # A turn of the hub, so that a signal that came meanwhile is heard.
+        return not self._ending.requested.wait(0.005)
+
     def shut_down(self) -> int:
         """Stop in order. Returns the exit code."""
         error = self._ending.error
@@ -180,7 +187,8 @@ class Server:
         else:
             log.info("stopping")
         self.systemd.stopping()
-        gevent.spawn(self.registry.call_stopping, self).join(HOOK_PATIENCE)
+        if self._plugins_told:
+            gevent.spawn(self.registry.call_stopping, self).join(HOOK_PATIENCE)
         deadline = time.monotonic() + self.config.event_handler.shutdown_grace
         self.gate.stop()
         returned = sum(self._each_group(lambda group: group.stop_consuming()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import ssl
 import struct
 from collections.abc import Callable
@@ -459,11 +460,14 @@ def _parameters(settings: ConnectionSettings, name: str) -> pika.ConnectionParam
 def _open_error(error: BaseException, url: BrokerUrl) -> BrokerError:
     """Only the broker's own 403 and 530 are a refusal; pika guesses one from a hang-up, too."""
     where, said = f"{url.host}:{url.port}", _words(error)
-    if said.startswith("403") or "(403)" in said:
+    if said.startswith("403"):
         return BrokerRefused(f"{where}: the broker refuses user {url.username!r}: {said}")
-    if said.startswith("530") or "(530)" in said:
+    if said.startswith("530"):
         return BrokerRefused(f"{where}: vhost {url.vhost!r} is refused: {said}")
     return BrokerUnreachable(f"{where}: {said}")
+
+
+_CLOSED_INSIDE = re.compile(r"ConnectionClosed\w*: \((?P<code>\d+)\) (['\"])(?P<text>.*)\2")
 
 
 def _words(error: BaseException) -> str:
@@ -471,4 +475,6 @@ def _words(error: BaseException) -> str:
     if isinstance(error, pika.exceptions.ConnectionClosed):
         return f"{error.reply_code} {error.reply_text}"
     text = str(error) or ", ".join(str(part) for part in error.args)
+    if wrapped := _CLOSED_INSIDE.search(text):  # pika guesses what a close means and wraps it
+        return f"{wrapped['code']} {wrapped['text']}"
     return text or type(error).__name__

@@ -120,11 +120,18 @@ def _secured(
                 f"{where}: certificate refused: {error.verify_message}"
             ) from error
         except OSError as error:
-            raise BrokerUnreachable(f"{where}: TLS handshake failed: {error}") from error
+            raise BrokerUnreachable(f"{where}: TLS handshake failed: {_told(error)}") from error
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     raw = _socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
     raw.setblocking(False)
     return raw, session
+
+
+def _told(error: OSError) -> str:
+    """Return what *error* says; OpenSSL's words for a peer without TLS tell nobody anything."""
+    if getattr(error, "reason", None) in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return "this port speaks no TLS; is it one for amqp://?"
+    return str(error)
 
 
 class Stream(AbstractStreamTransport):
@@ -160,6 +167,13 @@ class Stream(AbstractStreamTransport):
     def abort(self) -> None:
         """Close at once; the protocol hears of it in a later loop turn."""
         self._lose(None)
+
+    def abandon(self) -> None:
+        """Leave it to the process that this one was forked from, without a word to the broker."""
+        self._over = True
+        self.outlet.abandon()
+        with contextlib.suppress(OSError):
+            self.sock.close()
 
     def flush_from_afar(self) -> None:
         """Have the hub send what waits; for other threads."""

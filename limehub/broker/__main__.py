@@ -10,7 +10,7 @@ from pathlib import Path
 from limehub import __version__
 from limehub.broker.memory import MEMORY_SHARE, machine_memory
 from limehub.broker.node import Limits
-from limehub.broker.serving import run_broker
+from limehub.broker.serving import CannotListen, run_broker
 from limehub.broker.storage.errors import StorageError
 
 
@@ -29,7 +29,7 @@ def main() -> int:
             on_ready=_say_ready,
             lifeline=0 if options.until_eof else None,
         )
-    except (StorageError, OSError) as error:
+    except (StorageError, CannotListen, OSError) as error:
         sys.stderr.write(f"limehub broker: {error}\n")
         return 4
     return 0

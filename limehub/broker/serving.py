@@ -18,7 +18,7 @@ from gevent.os import tp_read
 
 from limehub.broker.node import Node
 
-__all__ = ["Listener", "run_broker"]
+__all__ = ["CannotListen", "Listener", "run_broker"]
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +27,22 @@ _PAUSE = 0.2
 """Seconds without accepting when there are no more descriptors."""
 
 
+class CannotListen(Exception):
+    """The address is taken, or is none of this machine's; the text says so, and what to do."""
+
+
 class Listener:
     """Accepts clients of *node* at *host*:*port*; port 0 is any free one."""
 
     def __init__(self, node: Node, host: str, port: int) -> None:
         self._node = node
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        # The plain class: gevent's own would bring a greenlet for each read and write.
-        self._sock: Any = _socket.socket(family, kind, proto)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._sock.bind(address)
-        self._sock.listen(1024)
+        try:
+            self._sock: Any = _listening(host, port)
+        except OSError as error:
+            raise CannotListen(
+                f"cannot listen on {host}:{port}: {error.strerror}; name another address by "
+                "`broker.listen` or `--listen` (port 0 is any free one)"
+            ) from error
         self._sock.setblocking(False)
         self._loop = gevent.get_hub().loop
         self._watcher = self._loop.io(self._sock.fileno(), 1)
@@ -82,6 +85,18 @@ class Listener:
         log.warning("no more clients for now", extra={"reason": str(error)})
         self._watcher.stop()
         gevent.spawn_later(_PAUSE, self._watcher.start, self._acceptable)
+
+
+def _listening(host: str, port: int) -> Any:
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    # The plain class: gevent's own would bring a greenlet for each read and write.
+    sock: Any = _socket.socket(family, kind, proto)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(address)
+    sock.listen(1024)
+    return sock
 
 
 def run_broker(

@@ -15,7 +15,7 @@ import click
 from limehub import __version__
 from limehub.cli.lazy import LazyGroup
 from limehub.cli.options import config_option
-from limehub.errors import LimehubError
+from limehub.errors import BrokerRefused, BrokerUnreachable, LimehubError
 
 __all__ = ["cli", "leave", "run"]
 
@@ -65,6 +65,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _aborted()
     except LimehubError as error:
         _say(str(error))
+        if isinstance(error, BrokerUnreachable | BrokerRefused):
+            _say("which broker, and why: `limehub config show --origin`, events.connection_string")
         return error.exit_code
     except OSError as error:
         return _cannot_write(error) if _is_about_output(error) else _internal_error()
@@ -92,9 +94,17 @@ def leave(code: int) -> None:
 def _invoke(arguments: list[str]) -> None:
     if "_LIMEHUB_COMPLETE" in os.environ:  # the shell asks for completions
         cli.main(arguments, prog_name="limehub")
+    for given in arguments:
+        if not _is_text(given):
+            raise click.UsageError(f"not UTF-8: {os.fsencode(given)!r}")
     # Not cli.main(): it has opinions of its own on closed pipes and Ctrl-C, other ones each year.
     with cli.make_context("limehub", arguments) as context:
         cli.invoke(context)
+
+
+def _is_text(argument: str) -> bool:
+    """False if Python has hidden bytes in it that are no letters of anybody's."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in argument)
 
 
 def _never_fail_to_print() -> None:

@@ -14,7 +14,7 @@ from limehub.cli.output import print_json, print_table, warn
 from limehub.cli.placement import Placement, placements
 from limehub.errors import PluginError
 from limehub.plugins.options import HandlerOptions
-from limehub.plugins.registry import BrokenPlugin, LoadedPlugin, Registry
+from limehub.plugins.registry import BrokenPlugin, Handler, LoadedPlugin, Registry
 
 __all__ = ["plugins"]
 
@@ -79,7 +79,7 @@ def _row(placement: Placement) -> tuple[object, ...]:
         placement.prefetch,
         handler.options.order,
         placement.policy,
-        _options(handler.options),
+        _options(handler),
     )
 
 
@@ -88,11 +88,11 @@ def _idle_row(plugin: LoadedPlugin) -> tuple[object, ...]:
     return (plugin.name, plugin.version, "", hooks, *[""] * 7)
 
 
-def _options(options: HandlerOptions) -> str:
+def _options(handler: Handler) -> str:
     """Return the options that are not in a column of their own and were chosen."""
     shown = ("ack", "retry", "timeout", "lane", "event_type")
-    plain = HandlerOptions(ack="manual" if options.ack == "manual" else "success")
-    chosen = ((name, getattr(options, name)) for name in shown)
+    plain = HandlerOptions(ack="manual" if handler.form.manual else "success")
+    chosen = ((name, getattr(handler.options, name)) for name in shown)
     return " ".join(
         f"{name}={_short(value)}" for name, value in chosen if value != getattr(plain, name)
     )

@@ -43,9 +43,11 @@ class BrokenPlugin:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
+        known = self.distribution != "?"
+        origin = f"distribution {self.distribution} {self.version}, " if known else ""
         return (
-            f"plugin {self.name} (distribution {self.distribution} {self.version}, "
-            f"entry point {self.entry_point}) {place}: {self.error_text}"
+            f"plugin {self.name} ({origin}entry point {self.entry_point}) "
+            f"{place}: {self.error_text}"
         )
 
 

@@ -367,7 +367,7 @@ def _builder(event_type: type | None) -> Build | None:
     def built(body: Any) -> object:
         try:
             return build(body)
-        except Exception as error:
-            raise UndecodableBody(f"no {event_type.__name__}: {in_words(error)}") from error
+        except Exception as error:  # noqa: BLE001 - the text has all that its traceback has
+            raise UndecodableBody(f"no {event_type.__name__}: {in_words(error)}") from None
 
     return built

@@ -57,7 +57,7 @@ def register_event_handlers(worker: Any, config: Any) -> None:
 
 @hookspec
 def server_started(server: Any) -> None:
-    """Called once when every group consumes. An exception is logged, never fatal.
+    """Called once when every group consumes for the first time. What it raises is logged.
 
     Example::
 
@@ -72,7 +72,7 @@ def server_started(server: Any) -> None:
 
 @hookspec
 def server_stopping(server: Any) -> None:
-    """Called once, before consumers are cancelled. An exception is logged, never fatal.
+    """Called once, before consumers are cancelled, if server_started was. What it raises is logged.
 
     Example::
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 from attrs import define, field, frozen
 
 from limehub.config import Config
@@ -14,6 +15,7 @@ from limehub.events import Event, LimeObjectEvent, Message
 from limehub.plugins.forms import form_of
 from limehub.plugins.lime import EventPublisher
 from limehub.plugins.services import build_services
+from limehub.plugins.settings import Settings
 
 __all__ = ["ArrivedDelivery", "Outbox", "Published", "Run", "make_event", "run_handler"]
 
@@ -163,8 +165,9 @@ def run_handler(
     """
     form = form_of(function, event_type)
     outbox = publisher or Outbox()
+    known = config or Config(applications=(application,))
     services = build_services(
-        config=config or Config(applications=(application,)),
+        config=attrs.evolve(known, plugins=Settings(known.plugins)),
         settings=dict(settings or {}),
         publisher=outbox,
         logger_name=function.__module__,

@@ -29,7 +29,8 @@ def listening(kind: Callable[..., _Socket], address: Address, key: str) -> _Sock
         return _bound(kind, family, where)
     except (OSError, UnicodeError) as error:
         number = error.errno if isinstance(error, OSError) else None
-        reason = _ADVICE.get(number or 0, f"cannot be used: {error}")
+        said = getattr(error, "strerror", None) or error
+        reason = _ADVICE.get(number or 0, f"cannot be used: {said}")
         raise ConfigError(f"{key}: {address} {reason}") from error
 
 

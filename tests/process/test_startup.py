@@ -21,6 +21,14 @@ from tests.support.waiting import wait_until
 
 NOBODY = "amqp://guest@127.0.0.1:1//"
 NOT_AVAILABLE = "broker not available"
+HOOKS = """
+def server_started(server):
+    print("told of the start", flush=True)
+
+
+def server_stopping(server):
+    print("told of the stop", flush=True)
+"""
 CONFIGURATION, PLUGIN, BROKER, TOPOLOGY = 2, 3, 4, 5
 GROUPS = """
 [event_handler.workers.slow]
@@ -53,17 +61,31 @@ def test_a_server_that_comes_before_its_broker_waits_says_so_once_and_then_consu
 ) -> None:
     proxy.refuse()
     probe = Probe.install(connected(bare_workplace, proxy.url), vhost)
+    bare_workplace.install("hooked", HOOKS)
     process = bare_workplace.serve(ready=False)
     process.wait_for_line(NOT_AVAILABLE)
+    assert not process.lines_with("told of the start")
     proxy.cut_on(b"AMQP", times=4)  # it listens, but is not up yet: more attempts fail
     proxy.listen()
     process.wait_ready()
     assert proxy.cuts == 4
     assert len(process.lines_with(NOT_AVAILABLE)) == 1
     assert len(process.lines_with("broker is back")) == 1
+    assert len(process.lines_with("told of the start")) == 1
     probe.publish([{"n": 1}])
     wait_until(lambda: probe.ended == Counter([1]))
     assert process.stop() == 0
+    assert len(process.lines_with("told of the stop")) == 1
+
+
+def test_a_server_that_never_consumed_tells_plugins_neither_of_its_start_nor_of_its_stop(
+    bare_workplace: Workplace,
+) -> None:
+    connected(bare_workplace, NOBODY).install("hooked", HOOKS + WITH_HANDLER)
+    process = bare_workplace.serve(ready=False)
+    process.wait_for_line(NOT_AVAILABLE)
+    assert process.stop() == 0
+    assert not process.lines_with("told of")
 
 
 def test_with_fail_fast_a_missing_broker_is_exit_code_4(bare_workplace: Workplace) -> None:

@@ -399,3 +399,36 @@ def _plain_run(
         timeout=60,
         check=False,
     )
+
+
+def test_a_broker_that_does_not_answer_is_named_with_where_to_look(place: Workplace) -> None:
+    done = place.run("publish", "own.key.v1")
+    assert done.returncode == 4
+    told, hint = done.stderr.splitlines()
+    assert told == "limehub: 127.0.0.1:1: Connection refused"
+    assert "limehub config show --origin" in hint
+
+
+def test_arguments_that_are_no_utf_8_are_a_usage_error(place: Workplace) -> None:
+    for arguments in (
+        ("publish", "own.\udcff"),
+        ("publish", "own", "\udcff"),
+        ("explain", "\udcff"),
+    ):
+        done = place.run(*arguments)
+        assert done.returncode == 2, arguments
+        assert "not UTF-8" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_taken_is_named_by_whoever_wanted_it(place: Workplace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        alone = place.run("broker", "--listen", address)
+        place.configure(
+            f"[events]\nconnection_string = 'embedded://'\n[broker]\nlisten = '{address}'"
+        )
+        served = place.run("serve", "--bind", "none")
+    assert (alone.returncode, served.returncode) == (4, 4)
+    for told in (alone.stderr, served.stderr):
+        assert f"cannot listen on {address}: Address already in use; name another" in told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +13,8 @@ __all__ = ["connect", "open_database"]
 
 APPLICATION = 0x4C696D65  # "Lime"; SQLite's place for saying whose file it is
 VERSION = 1
+ROOM_TO_START = 1 << 20
+"""Bytes that SQLite wants beside an empty file, for its log and the index of that."""
 _TABLES = """
 CREATE TABLE exchange (
   vhost TEXT, name BLOB, kind TEXT, auto_delete INTEGER, internal INTEGER, arguments BLOB,
@@ -42,16 +46,25 @@ def open_database(path: Path) -> sqlite3.Connection:
     try:
         database = connect(path)
     except sqlite3.Error as error:
-        raise StorageError(f"{path}: {error}") from error
+        raise _told(path, error) from error
     try:
         _prepare(database, path)
     except sqlite3.Error as error:
         database.close()
-        raise StorageError(f"{path}: {error}") from error
+        raise _told(path, error) from error
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _told(path: Path, error: sqlite3.Error) -> StorageError:
+    """SQLite's own words, and what they do not say: that the disk is full."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        if free < ROOM_TO_START:
+            return StorageError(f"{path}: {error}; only {free} bytes are free there: make room")
+    return StorageError(f"{path}: {error}")
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
@@ -75,7 +88,9 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
         raise StorageError(f"{path}: of version {version}, and this limehub reads {VERSION}")
     (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise StorageError(f"{path}: damaged: {' '.join(verdict.split())}")
+        raise StorageError(
+            f"{path}: damaged: {' '.join(verdict.split())}; give another file, or a copy"
+        )
 
 
 def _number(database: sqlite3.Connection, question: str) -> int:

@@ -35,15 +35,17 @@ def mend_locks() -> None:
     if hasattr(LockType.acquire, "_mended"):
         return
     home, original = _native_ident(), LockType.acquire
+    # Not module variables: those are None when the interpreter ends, and logging locks even then.
+    take, ask_again = BoundedSemaphore.acquire, _ask_again
 
     def acquire(self: Any, blocking: bool = True, timeout: float = -1) -> bool:
         if not blocking or timeout == 0:
             return bool(original(self, blocking, timeout))
-        if BoundedSemaphore.acquire(self, False):
+        if take(self, False):
             return True
         if timeout != -1 and timeout < 0:
             raise ValueError("timeout value must be strictly positive")
-        return _ask_again(self, timeout, gevent.sleep if _native_ident() == home else _native_sleep)
+        return ask_again(self, timeout, gevent.sleep if _native_ident() == home else _native_sleep)
 
     acquire._mended = True  # type: ignore[attr-defined] # the mark that it is done
     LockType.acquire = acquire
