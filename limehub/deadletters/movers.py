@@ -38,13 +38,15 @@ Prepare = Callable[[DeadLetter, Delivery], Outgoing | str]
 
 @define(eq=False, kw_only=True)
 class Tally:
-    """Counts while an action runs. *found*: ids taken up; *trouble*: why the rest is left alone."""
+    """Counts while an action runs. *found*: ids taken up; *trouble*: why the rest is left alone;
+    *stopped*: whether somebody ended it before its end."""
 
     progress: Progress
     done: int = 0
     found: set[str] = field(factory=set)
     failed: list[Failed] = field(factory=list)
     trouble: str | None = None
+    stopped: bool = False
 
     def succeed(self) -> None:
         """Note that one is done."""

@@ -56,3 +56,4 @@ class Move:
             mover.start(letter, delivery)
             if tally.trouble or len(tally.found) == self.limit:
                 return
+        tally.stopped = tally.progress.stop and tally.progress.seen < walk.total

@@ -74,12 +74,12 @@ class Reader:
         progress.total = walk.total
         times: Counter[str] = Counter()
         for delivery in walk:
+            if progress.stop:  # perhaps while it waited for its turn
+                return
             letter = read(delivery, self.application_of, size=walk.size(delivery))
             times[letter.id] += 1
             number = times[letter.id]
             yield (evolve(letter, id=f"{letter.id}.{number}") if number > 1 else letter), delivery
             progress.seen = walk.seen
-            if progress.stop:
-                return
             if walk.seen % BREATH == 0:
                 gevent.sleep(0)

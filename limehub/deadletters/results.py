@@ -115,7 +115,8 @@ class Moved:
     """What came of a requeue, a delete or an undo; of the three counts there is one.
 
     *failed*: the first thousand that stay, of *failed_total*; *remaining*: in the queue now;
-    *undo_until*: how long the deleted ones can be brought back by the id *operation*.
+    *undo_until*: how long the deleted ones can be brought back by the id *operation*; *stopped*:
+    True if somebody ended it before all were looked at.
     """
 
     operation: str
@@ -126,6 +127,7 @@ class Moved:
     failed_total: int
     remaining: int
     undo_until: datetime | None = None
+    stopped: bool | None = None
 
     @classmethod
     def of(

@@ -244,7 +244,7 @@ class DeadLetterDesk:
         """
         for name in [self._apps.spelled(app)] if app else self._apps.with_trash():
             moved = self._bring_back(name, deletion, progress)
-            if not moved.found_nothing:
+            if moved.stopped or not moved.found_nothing:
                 return moved
         raise UnknownDeletion(f"nothing can be brought back of operation {deletion!r} (any more)")
 
@@ -273,7 +273,7 @@ class DeadLetterDesk:
         _name_missing(tally, app, which, limit)
         log.info("moved dead letters", extra=_context(app, verb, tally, remaining))
         identity = operation or str(uuid4())
-        return Moved.of(verb, tally.done, tally.failed, operation=identity, remaining=remaining)
+        return _told(verb, tally, identity, remaining)
 
     def _bring_back(self, app: str, deletion: str, progress: Progress | None) -> Moved:
         tally, remaining = Tally(progress=progress or Progress()), 0
@@ -288,9 +288,7 @@ class DeadLetterDesk:
                 move(walk, tally)
                 remaining = count(walk.connection, dlq_of(app)) if tally.done else 0
         log.info("moved dead letters", extra=_context(app, "restored", tally, remaining))
-        return Moved.of(
-            "restored", tally.done, tally.failed, operation=deletion, remaining=remaining
-        )
+        return _told("restored", tally, deletion, remaining)
 
     def _moving(
         self,
@@ -345,13 +343,24 @@ def _required(moved: Moved, app: str, which: Filter) -> Moved:
     return moved
 
 
+def _told(verb: Verb, tally: Tally, operation: str, remaining: int) -> Moved:
+    return Moved.of(
+        verb,
+        tally.done,
+        tally.failed,
+        operation=operation,
+        remaining=remaining,
+        stopped=tally.stopped or None,
+    )
+
+
 def _name_missing(tally: Tally, app: str, which: Filter, limit: int | None) -> None:
     """Say of the ids that were not found why, if that is known."""
     if len(tally.found) == limit or tally.trouble:
         return
     for identity in sorted((which.ids or frozenset()) - tally.found):
         stopped = "it was stopped before it came to this one"
-        tally.fail(identity, stopped if tally.progress.stop else _gone(app, identity))
+        tally.fail(identity, stopped if tally.stopped else _gone(app, identity))
 
 
 def _lowest(*limits: int | None) -> int | None:

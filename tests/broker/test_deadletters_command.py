@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -373,6 +374,47 @@ def test_a_requeue_killed_halfway_may_repeat_events_but_loses_none(
     wait_until(lambda: len(vhost.connections()) == 1, message="the killed one's to be gone")
     left = publisher.call(lambda connection: numbers_in(connection, (DLQ, QUEUE)))
     assert set(left) == set(range(3000))
+
+
+@pytest.mark.parametrize("verb", ["requeue", "delete"])
+def test_ctrl_c_ends_a_move_between_two_events_and_says_what_was_done(
+    folder: Path, publisher: Publisher, vhost: Vhost, verb: str
+) -> None:
+    publisher.call(lambda connection: fill(connection, 3000))
+    target = {"requeue": QUEUE, "delete": f"{DLQ}.trash"}[verb]
+    workplace = Workplace(folder=folder, python=Path(sys.executable))
+    process = workplace.start(["-m", "limehub", "dlq", verb, APP, "--all", "--json"])
+    wait_until(lambda: vhost.queues().get(target, {}).get("ready", 0) > 50, timeout=20)
+    assert process.stop(signal.SIGINT) == 1
+    answer = json.loads(process.text[process.text.index("{") : process.text.rindex("}") + 1])
+    moved = answer["requeued" if verb == "requeue" else "deleted"]
+    assert (answer["stopped"], answer["failed"], moved + answer["remaining"]) == (True, [], 3000)
+    assert "everything else is where it was" in process.text
+    moved_ones = publisher.call(lambda connection: numbers_in(connection, (target,)))
+    left = publisher.call(lambda connection: numbers_in(connection, (DLQ,)))
+    assert moved_ones == list(range(moved))
+    assert left == list(range(moved, 3000))
+
+
+def test_an_export_that_is_stopped_says_so_and_leaves_all_in_order(
+    folder: Path, publisher: Publisher, vhost: Vhost
+) -> None:
+    publisher.call(lambda connection: fill(connection, 3000))
+    workplace = Workplace(folder=folder, python=Path(sys.executable))
+    process = workplace.start(["-m", "limehub", "dlq", "export", APP, "-o", "out.jsonl"])
+    written = folder / "out.jsonl"
+    wait_until(lambda: written.exists() and written.stat().st_size > 100_000, timeout=20)
+    assert process.stop(signal.SIGINT) == 1
+    assert "stopped:" in process.text
+    assert len(written.read_text().splitlines()) < 3000
+    left = publisher.call(lambda connection: numbers_in(connection, (DLQ,)))
+    assert left == list(range(3000))
+
+
+def test_what_can_be_no_queue_is_no_target(dlq: Dlq, three: Publisher) -> None:
+    for name in ("", "a b", "x" * 300):
+        result = dlq("requeue", APP, "--all", "--to", name)
+        assert (result.code, "--to" in result.err) == (2, True)
 
 
 def fill(connection: BrokerConnection, count: int) -> None:
