@@ -6,11 +6,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import gevent
+
 from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.guard import Guard, Wakeup
 from limehub.amqp.sentinel import Line, Sentinel
 from limehub.amqp.stalls import NamesCulprits
 from limehub.config import model
+from limehub.forks import in_children, leave_hub
 
 __all__ = ["Keeper"]
 
@@ -40,6 +43,7 @@ class Keeper:
         self._shared: dict[BrokerConnection, int] = {}
         self._guard: Guard | None = None
         self._wakeup: Wakeup | None = None
+        self._hub: Any = None
         self._sentinel = Sentinel(
             max_stall=max_stall,
             culprit_of=culprit_of,
@@ -50,6 +54,8 @@ class Keeper:
     def start(self, wakeup: Wakeup | None = None) -> None:
         """Watch the hub of the calling thread; *wakeup*: the server's signals."""
         self._wakeup = wakeup
+        self._hub = gevent.get_hub()
+        in_children(self._forked)
         if self.kind != "none":
             self._sentinel.start()
 
@@ -103,6 +109,11 @@ class Keeper:
             "pid": guard.pid if guard else None,
             "starts": guard.starts if guard else 0,
         }
+
+    def _forked(self) -> None:
+        for connection in self._lines:
+            connection.stream.abandon()
+        leave_hub(self._hub)
 
     def _share(self, connection: BrokerConnection) -> None:
         stream = connection.stream

@@ -124,6 +124,11 @@ class Outlet:
             self._frames.clear()
             self._rest = b""
 
+    def abandon(self) -> None:
+        """Send nothing any more, in a forked process: a thread that is not here may hold `lock`."""
+        self.lock = _native_lock()
+        self._closed = True
+
     @property
     def size(self) -> int:
         """How many bytes wait, acks not counted."""

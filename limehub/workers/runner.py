@@ -25,6 +25,7 @@ from limehub.amqp.publisher import current_application
 from limehub.amqp.unread import read_unread
 from limehub.errors import HandlerCrash
 from limehub.events import Discard, Event, Message
+from limehub.forks import end_child, in_children
 from limehub.workers.ack_limits import AckWatch
 from limehub.workers.consumer import QueueConsumer
 from limehub.workers.crashes import CrashLedger, crash_delay, journal_key
@@ -67,11 +68,13 @@ class Runner:
         self.fates = Fates(schedule=self.schedule, mover=mover, ledger=ledger, on_crash=on_crash)
         self.ack_watch = AckWatch(perf_counter)
         self.killing = False
+        self._forked = False
         self._ledger = ledger
         self._crash_limit = crash_limit
         self._canary = canary
         self._consumers: Mapping[str, QueueConsumer] = {}
         self._running: set[Settlement] = set()
+        in_children(self._in_child)
 
     def connect(self, offer: Callable[[], None], consumers: Mapping[str, QueueConsumer]) -> None:
         """Say who wakes workers and whose queues these are."""
@@ -157,6 +160,8 @@ class Runner:
                 raise GreenletExit from raised
             error = _from_the_plugin(raised)
         finally:
+            if self._forked:
+                end_child(error)
             seconds = perf_counter() - started
             self._running.discard(settlement)
             stats.in_flight -= 1
@@ -218,6 +223,10 @@ class Runner:
         self.fates.carry_out(settlement, outcome, error, key)
         for hook in handler.hooks:
             hook(event, handler.handler, str(outcome.fate), seconds, error)
+
+    def _in_child(self) -> None:
+        """Called in a process that a handler has forked."""
+        self._forked = True
 
     # -- events that do not run -------------------------------------------------------------------
 

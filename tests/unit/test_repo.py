@@ -23,10 +23,11 @@ NOT_OURS = {".git", ".venv", ".limehub", "build", "dist"}
 # below `server`. "amqp" and the bottom are strict: they must stay usable alone.
 MAY_IMPORT = {
     "errors": set[str](),
+    "forks": set[str](),
     "decoding": {"errors"},
     "events": {"errors", "decoding"},
     "config": {"errors"},
-    "amqp": {"config", "events", "errors", "decoding"},
+    "amqp": {"config", "events", "errors", "decoding", "forks"},
 }
 MUST_NOT_IMPORT = {
     "plugins": {"workers", "web"},

@@ -19,6 +19,7 @@ from typing import Any
 from attrs import define, field
 
 from limehub.events import Message
+from limehub.forks import end_child
 from limehub.plugins.discovery import GROUPS
 from limehub.plugins.handlers import Handler
 from limehub.plugins.registry import Registry, load_registry
@@ -52,8 +53,9 @@ class FarSide:
         os.register_at_fork(after_in_child=self._line.forget)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         self._line.tell("ready", _resident())
+        process = os.getpid()
         while (run := self._runs.get()) is not None:
-            error = self._run(run)
+            error = self._run(run, process)
             self._line.tell("done", run.number, error, _resident())
 
     def _listen(self) -> None:
@@ -64,7 +66,7 @@ class FarSide:
             else:
                 self._runs.put(rest[0] if kind == "run" else None)
 
-    def _run(self, run: Run) -> CarriedError | None:
+    def _run(self, run: Run, process: int) -> CarriedError | None:
         logging.getLogger().setLevel(run.log_level)
         try:
             handler, call = self._handler(run)
@@ -75,8 +77,12 @@ class FarSide:
             with _application(run.application):
                 call(event, Message(event, settler))
         except BaseException as error:  # noqa: BLE001 - border: it is the handler's failure
-            return pack(error)
-        return None
+            raised: BaseException | None = error
+        else:
+            raised = None
+        if os.getpid() != process:  # the handler has forked, and this is the child
+            end_child(raised)
+        return None if raised is None else pack(raised)
 
     def _handler(self, run: Run) -> _Bound:
         bound = self._bound.get(run.handler_queue)

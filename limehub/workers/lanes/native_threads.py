@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from _queue import SimpleQueue  # the module `queue` gives gevent's
 from collections import deque
@@ -18,6 +19,7 @@ import greenlet
 from gevent import GreenletExit, monkey
 from gevent.event import Event as Signal
 
+from limehub.forks import end_child
 from limehub.workers.lanes.stacks import stack_of
 
 __all__ = ["Job", "NativeThreads"]
@@ -122,6 +124,7 @@ class _NativeThread:
         self._current: Job | None = None
         self._finished: Job | None = None
         self._ran = False
+        self._process = os.getpid()
         _start_native(self._live, ())
 
     def interrupt(self, job: Job, error: BaseException) -> None:
@@ -184,6 +187,8 @@ class _NativeThread:
                 job.error = error
                 struck: BaseException | None = getattr(error, "struck_by", None)
                 job.error = struck.with_traceback(error.__traceback__) if struck else error
+            if os.getpid() != self._process:  # the handler has forked, and this is the child
+                end_child(job.error)
         with self._lock:
             self._finished, self._current = job, None
 
