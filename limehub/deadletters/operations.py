@@ -9,10 +9,10 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from attrs import define, field, frozen
-from gevent import Greenlet
+from gevent import Greenlet, GreenletExit
 
 from limehub.deadletters.results import Progress
-from limehub.errors import LimehubError, NothingMatched
+from limehub.errors import BrokerError, LimehubError, NothingMatched
 
 __all__ = ["Operation", "Operations", "Snapshot", "TooManyOperations", "UnknownOperation"]
 
@@ -26,9 +26,13 @@ State = Literal["running", "done", "failed"]
 
 
 class TooManyOperations(LimehubError):
-    """So many run already that another one would only slow them down."""
+    """So many run already that another one would only slow them down; or the server stops."""
 
     exit_code = 1
+
+
+class OperationEnded(BrokerError):
+    """The server stopped before it was done."""
 
 
 class UnknownOperation(NothingMatched):
@@ -84,6 +88,10 @@ class Operation:
             self._greenlet.join(seconds)
         return not self.is_running
 
+    def stop(self) -> None:
+        """Have it end between two letters, in order; harmless if it has ended."""
+        self.progress.stop = True
+
     def take(self) -> Any:
         """Return its answer, or raise what it raised. It has ended."""
         if self.error is not None:
@@ -122,6 +130,9 @@ class Operation:
         except Exception as error:  # border of a greenlet: whoever waits for it gets it
             log.exception("operation failed", extra={"operation": self.id, "action": self.action})
             self.error = error
+        except GreenletExit:
+            ended = f"the server stopped after {self.progress.done}; the rest is where it was"
+            self.error = OperationEnded(ended)
         finally:
             self.ended_at = datetime.now(UTC)
 
@@ -135,6 +146,7 @@ class Operations:
 
     def __init__(self) -> None:
         self._known: dict[str, Operation] = {}
+        self._stopping = False
 
     def start(
         self,
@@ -146,6 +158,8 @@ class Operations:
         about: Any = None,
     ) -> Operation:
         """Begin *work*(operation) in a greenlet of its own. Raises TooManyOperations."""
+        if self._stopping:
+            raise TooManyOperations("the server is stopping; nothing new is begun")
         running = sum(each.is_running for each in self._known.values())
         if running >= MOST_RUNNING:
             raise TooManyOperations(f"{running} operations are running; try again later")
@@ -162,15 +176,22 @@ class Operations:
         except KeyError:
             raise UnknownOperation(f"no operation {identity!r} of this server (any more)") from None
 
+    def app_of(self, identity: str) -> str | None:
+        """Return whose dead letters an operation moves or moved; None if it is not known here."""
+        known = self._known.get(identity)
+        return known.app if known else None
+
     def all(self) -> tuple[Operation, ...]:
         """Return all that are known, the newest first."""
         return tuple(reversed(self._known.values()))
 
     def stop(self) -> None:
-        """End what runs, between two letters if it can: what is confirmed is acked then."""
+        """Begin nothing more, and end what runs, between two letters if it can: what is confirmed
+        is acked then. Harmless twice."""
+        self._stopping = True
         running = [each for each in self._known.values() if each.is_running]
         for each in running:
-            each.progress.stop = True
+            each.stop()
         for each in running:
             if not each.wait(STOP_PATIENCE / len(running)):
                 each._kill()

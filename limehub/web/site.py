@@ -75,6 +75,8 @@ class Site:
         """Stop listening; harmless if it never started."""
         if self._live is not None:
             self._live.stop()  # first: who watches ends, and no request is left to wait for
+        if self._office is not None:
+            self._office.operations.stop()  # who waits for one still gets its answer
         if self._web_server is not None:
             self._web_server.stop()
         if self._office is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 import pytest
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from limehub.amqp.connection import BrokerConnection, ConnectionSettings
 from limehub.amqp.publisher import Publisher
@@ -98,7 +98,11 @@ def desk(vhost: Vhost, tmp_path: Path, web: dict[str, Any]) -> Iterator[Desk]:
     if "token_file" in web:
         (tmp_path / "tokens").write_text(TOKENS)
         web["token_file"] = str(tmp_path / "tokens")
-    site = Site(ShownServer(config=config_of(vhost, tmp_path, **web), registry=Installed()))
+    unlisted = web.pop("unlisted", False)
+    config = config_of(vhost, tmp_path, **web)
+    if unlisted:  # neither installed nor to be asked for
+        config = evolve(config, events=evolve(config.events, management_url=None))
+    site = Site(ShownServer(config=config, registry=NoRoutes() if unlisted else Installed()))
     site.start()
     settings = ConnectionSettings(url=BrokerUrl.parse(vhost.url))
     connection = BrokerConnection.open(settings, "test")
@@ -297,6 +301,16 @@ def test_a_deletion_can_be_undone_once(desk: Desk) -> None:
     assert desk("PUT", f"{LIST}id-1/").json["requeued"] == 1
 
 
+@pytest.mark.parametrize("web", [{"unlisted": True}])
+def test_a_deletion_of_an_app_that_nobody_lists_can_be_undone(desk: Desk) -> None:
+    desk.fill(4)
+    first, second = (desk("DELETE", LIST, {"limit": 2}).json["operation"] for _ in range(2))
+    assert desk("POST", f"/api/v1/operations/{first}/undo").json["restored"] == 2
+    elsewhere = f"/api/v1/operations/{second}/undo?app={APP}"
+    assert desk("POST", elsewhere).json["restored"] == 2
+    assert desk("POST", f"/api/v1/operations/{second}/undo?app=a%20b").status == 400
+
+
 def test_what_is_deleted_for_good_leaves_nothing(desk: Desk) -> None:
     desk.fill(2)
     assert desk("DELETE", f"{LIST}?for_good=true").json["deleted"] == 2
@@ -407,21 +421,48 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("limehub.web.api.deadletters.PATIENCE", 0.05)
 
 
+def ended(desk: Desk, where: str) -> Any:
+    """What an operation came to, None while it runs."""
+    now = desk("GET", where).json
+    return now if now["state"] != "running" else None
+
+
 def test_a_long_move_is_an_operation_with_progress(hurried: None, desk: Desk) -> None:
     desk.fill(3000)
     answer = desk("PUT", LIST)
     assert (answer.status, answer.json["state"], answer.json["total"]) == (202, "running", 3000)
     where = answer.headers["Location"]
-
-    def ended() -> Any:
-        now = desk("GET", where).json
-        return now if now["state"] != "running" else None
-
-    done = wait_until(ended, 30, "the end of the move")
+    done = wait_until(lambda: ended(desk, where), 30, "the end of the move")
     assert (done["state"], done["succeeded"], done["failures"]) == ("done", 3000, 0)
     assert done["result"]["requeued"] == 3000
     listed = desk("GET", "/api/v1/operations/").json
     assert [(one["operation"], one["result"]) for one in listed] == [(done["operation"], None)]
+
+
+def test_a_long_move_can_be_stopped_and_says_how_far_it_came(hurried: None, desk: Desk) -> None:
+    desk.fill(3000)
+    where = desk("PUT", LIST).headers["Location"]
+    assert desk("POST", f"{where}/stop").status == 200
+    done = wait_until(lambda: ended(desk, where), 30, "the end of the move")
+    moved = done["result"]
+    assert (done["state"], moved["stopped"], moved["failed"]) == ("done", True, [])
+    assert moved["requeued"] == desk.ready(QUEUE) == 3000 - moved["remaining"] < 3000
+    assert desk("POST", "/api/v1/operations/none/stop").status == 404
+
+
+def test_a_server_that_stops_answers_who_waits_and_leaves_the_rest_in_its_place(
+    vhost: Vhost, tmp_path: Path, desk: Desk
+) -> None:
+    desk.fill(3000)
+    other = Site(ShownServer(config=config_of(vhost, tmp_path), registry=Installed()))
+    other.start()
+    waiting = evolve(desk, url=str(other.web_url))
+    answer = gevent.spawn(waiting, "PUT", LIST)
+    wait_until(lambda: desk.ready(QUEUE) > 50, 20, "some to be moved")
+    other.stop()
+    moved = answer.get(timeout=10).json
+    assert (moved["stopped"], moved["failed_total"]) == (True, 0)
+    assert moved["requeued"] == desk.ready(QUEUE) == 3000 - desk.ready(DLQ)
 
 
 def test_a_broker_that_is_down_is_503(tmp_path: Path) -> None:
@@ -462,7 +503,7 @@ def test_readers_look_operators_change_and_the_audit_names_them(desk: Desk) -> N
     ] == [
         ("anna", "delete", APP, {"ids": ["id-1"]}, 1),
         ("anna", "requeue", APP, {"text": "deal 2"}, 1),
-        ("anna", "undo", "", {"deletion": deleted["operation"]}, 1),
+        ("anna", "undo", APP, {"deletion": deleted["operation"]}, 1),
     ]
     assert desk.audit.stat().st_mode & 0o777 == 0o600
 

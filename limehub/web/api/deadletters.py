@@ -32,8 +32,10 @@ from limehub.web.api.requests import (
     ItemChange,
     ListQuery,
     RequeueQuery,
+    UndoQuery,
 )
 from limehub.web.identity import actor
+from limehub.web.looks import Looks
 
 __all__ = ["DeadLettersApi"]
 
@@ -57,6 +59,7 @@ class DeadLettersApi:
     """The views; `endpoints` is their table. *may_edit*: `web.edit_dead_letters`."""
 
     desk: DeadLetterDesk
+    looks: Looks
     operations: Operations
     audit: Audit
     may_edit: bool
@@ -160,6 +163,16 @@ class DeadLettersApi:
             "undo",
             "Bring back what a deletion deleted",
             self.undo,
+            query=UndoQuery,
+        )
+        yield Endpoint(
+            method="POST",
+            path="/api/v1/operations/<operation>/stop",
+            name="stop",
+            summary="End it between two dead letters",
+            answers={200: Snapshot},
+            view=self.stop,
+            fails=(400, 403, 404, 413),
         )
 
     # -- looks ------------------------------------------------------------------------------------
@@ -170,22 +183,18 @@ class DeadLettersApi:
 
     def list(self, query: ListQuery, app: str) -> Any:
         """Answer GET /dead-letters/{app}/."""
-        return self.desk.list(
-            app, query.filter, limit=query.limit, after=query.after, budget=LIST_SECONDS
+        return self.looks.list(
+            app,
+            query.filter,
+            limit=query.limit,
+            after=query.after,
+            budget=LIST_SECONDS,
+            for_people=False,
         )
 
     def groups(self, query: GroupQuery, app: str) -> Any:
         """Answer GET .../groups/; who asks for what is being counted gets that count."""
-        which = query.filter
-        running = self._same_running(app, which)
-        operation = running or self.operations.start(
-            "group",
-            app,
-            actor(),
-            lambda each: self.desk.groups(app, which, progress=each.progress),
-            about=which,
-        )
-        return self._answered(operation)
+        return self._answered(self.looks.groups(app, query.filter, actor(), for_people=False))
 
     def show(self, app: str, id: str) -> Any:  # noqa: A002 - the URL's word
         """Answer GET .../{id}/."""
@@ -244,12 +253,20 @@ class DeadLettersApi:
         """Answer DELETE .../{id}/."""
         return self._delete(app, _only(id), {"ids": [id]}, for_good=query.for_good, must_exist=True)
 
-    def undo(self, operation: str) -> Any:
+    def stop(self, operation: str) -> Any:
+        """Answer POST /operations/{operation}/stop; it ends soon, not yet."""
+        running = self.operations.get(operation)
+        running.stop()
+        return running.snapshot()
+
+    def undo(self, query: UndoQuery, operation: str) -> Any:
         """Answer POST /operations/{operation}/undo; it need not be one of this process."""
-        what = {"deletion": operation}
-        return self._changed(
-            "undo", "", what, lambda each: self.desk.undo(operation, progress=each.progress)
-        )
+        app = query.app or self.operations.app_of(operation)
+
+        def work(each: Operation) -> Moved:
+            return self.desk.undo(operation, app=app, progress=each.progress)
+
+        return self._changed("undo", app or "", {"deletion": operation}, work)
 
     def _requeue(self, app: str, which: Filter, what: dict[str, Any], **how: Any) -> Any:
         def work(each: Operation) -> Moved:
@@ -279,16 +296,6 @@ class DeadLettersApi:
             return operation.take()
         where = url_for("api.operation", operation=operation.id)
         return operation.snapshot(), 202, {"Location": where, "Retry-After": "1"}
-
-    def _same_running(self, app: str, which: Filter) -> Operation | None:
-        return next(
-            (
-                each
-                for each in self.operations.all()
-                if each.is_running and (each.action, each.app, each.about) == ("group", app, which)
-            ),
-            None,
-        )
 
 
 def _only(identity: str) -> Filter:

@@ -27,6 +27,7 @@ __all__ = [
     "ItemChange",
     "ListQuery",
     "RequeueQuery",
+    "UndoQuery",
     "read",
 ]
 
@@ -196,6 +197,13 @@ class DeleteItem:
     """How one is deleted."""
 
     for_good: bool = _attribute(_a_flag, _FOR_GOOD, False)
+
+
+@frozen(kw_only=True)
+class UndoQuery:
+    """Where the deletion was; what this server deleted, or a listed app, it finds by itself."""
+
+    app: str | None = _attribute(_a_name, {**_NAME, "description": "the app it deleted from"})
 
 
 @frozen(kw_only=True)
