@@ -54,12 +54,14 @@ class Signals:
         self._stops = 0
         self._note: Callable[[int], None] = lambda _count: None
         self._watcher: Any = None
+        self._loop: Any = None
 
     def install(self) -> None:
         """Take over SIGTERM, SIGINT and SIGHUP."""
         kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._read, self._write = _socket.socketpair(socket.AF_UNIX, kind)
-        self._watcher = gevent.get_hub().loop.io(self._read.fileno(), 1)
+        self._loop = gevent.get_hub().loop
+        self._watcher = self._loop.io(self._read.fileno(), 1)
         self._watcher.start(self._woken)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -93,6 +95,8 @@ class Signals:
             self._first = number
             _start_native(self._watch, ())
         self._pending.append(number)
+        if self._loop is not None:  # a plugin may have taken the wake-up descriptor for itself
+            self._loop.run_callback_threadsafe(self._woken)
 
     def _watch(self) -> None:
         """Run in a native thread: the hub may never turn again."""

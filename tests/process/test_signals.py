@@ -27,6 +27,16 @@ prefetch_count = 10
 [event_handler.workers.default]
 concurrency = 3
 """
+TAKES = """
+import logging, signal
+
+def handle():
+    signal.set_wakeup_fd(-1)
+    logging.getLogger("takes").warning("taken")
+
+def register_event_handlers(worker, config):
+    worker.register_event_handler(handle, "t.#")
+"""
 NOBODY = "amqp://guest@127.0.0.1:1//"
 
 
@@ -68,6 +78,19 @@ def test_running_handlers_finish_the_rest_goes_back_and_nothing_runs_twice(
     probe.wait_depth(ready=0)
     assert again.stop() == 0
     assert probe.started == probe.ended == Counter(range(12))
+
+
+def test_a_plugin_that_takes_the_wakeup_descriptor_delays_no_stop(
+    workplace: Workplace, vhost: Vhost
+) -> None:
+    workplace.install("solution-takes", TAKES)
+    process = workplace.serve()
+    with vhost.connect() as connection:
+        connection.channel().basic_publish("lime.default", "t.a", b"{}")
+    process.wait_for_line("taken")
+    code, seconds = stop_timed(process)
+    assert code == 0
+    assert seconds < 5
 
 
 def test_a_stop_under_load_runs_every_event_exactly_once(

@@ -499,6 +499,35 @@ def test_a_child_that_cannot_start_is_the_handlers_failure(
         site.call("handle", "process")()
 
 
+def test_a_child_that_says_what_nobody_can_read_is_the_handlers_failure(site: LaneSite) -> None:
+    site.install("""
+        class Odd:
+            def __reduce__(self):
+                return (appears_in_the_child_only, ())
+        def appears_in_the_child_only():
+            raise LookupError("not here")
+        def handle(body, publisher):
+            publisher.publish("t.a", {}, headers={"odd": Odd()})
+    """)
+    call = site.call("handle", "process")
+    with gevent.Timeout(10, AssertionError("it waits for ever")), pytest.raises(ChildEnded):
+        call()
+    wait_until(lambda: not site.lanes.child_pids)
+
+
+def test_what_cannot_be_started_leaves_no_descriptor(
+    site: LaneSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("def handle(): pass")
+    monkeypatch.setattr("sys.executable", "/nonexistent")
+    call = site.call("handle", "process")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(FileNotFoundError):
+            call()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
+
+
 def test_closing_ends_all_children(site: LaneSite) -> None:
     site.install("def handle(): note(os.getpid())")
     call: Callable[..., object] = site.call("handle", "process")

@@ -65,10 +65,13 @@ class ChildProcess:
         self._status: int | None = None
         self._status_known = Signal()
         self._first_rss = self._rss = 0
-        self._stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
         self._socket, far_end = socket.socketpair()
-        with contextlib.closing(far_end):
+        with contextlib.closing(far_end), contextlib.ExitStack() as unless_spawned:
+            unless_spawned.callback(self._socket.close)
+            self._stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
+            unless_spawned.callback(os.close, self._stacks)
             self.pid = _spawn(group, far_end.fileno(), self._stacks)
+            unless_spawned.pop_all()
         self._watch_exit()
         self._reader = gevent.spawn(self._read)
         self._tell("hello", hello)
@@ -146,9 +149,14 @@ class ChildProcess:
             write_frame(self._socket, message)
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while (message := read_frame(self._socket)) is not None:
                 self._hear(*message)
+        except OSError:
+            pass
+        except Exception:  # border: unpickling runs code of plugins; nobody else would end the run
+            log.exception("cannot read a child process; it is killed", extra={"child": self.pid})
+            self.kill()
         self._over()
 
     def _hear(self, kind: str, *said: Any) -> None:

@@ -69,8 +69,8 @@ class ProcessLane:
         manual = handler.options.ack == "manual"
 
         def start(event: Event, _message: Message) -> None:
-            child = self._take()
             run = self._run_of(handler, event)
+            child = self._take()
             try:
                 if limit is None:
                     child.run(run, event._settler, manual=manual)
