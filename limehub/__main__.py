@@ -17,6 +17,7 @@ def main() -> None:
     The only monkey.patch_all() of limehub, before anything that could hold on to a blocking socket.
     """
     gc.set_threshold(COLLECT_EVERY)
+    _name_who_crashes()
     ssl_came_first = "ssl" in sys.modules
     from gevent import monkey
 
@@ -27,6 +28,14 @@ def main() -> None:
     from limehub.cli import leave, run
 
     leave(run())
+
+
+def _name_who_crashes() -> None:
+    """A segfault of a plugin's C code leaves the stack on standard error."""
+    import faulthandler
+
+    if sys.stderr is not None:
+        faulthandler.enable(all_threads=False)
 
 
 def _let_ctrl_c_be_quiet() -> None:

@@ -68,7 +68,7 @@ def _findings(path: Path | None, *, offline: bool) -> Iterator[Finding]:
 def _beyond_configuration(loaded: Loaded, *, offline: bool) -> Iterator[Finding]:
     from limehub.cli.placement import placements
 
-    registry = load_plugins(loaded.config)
+    registry = load_plugins(loaded)
     found = placements(registry)
     yield from plugin_findings(registry)
     yield from group_findings(registry.config, found)

@@ -40,7 +40,7 @@ def explain(target: str, config: Path | None, as_json: bool) -> None:
 
     QUEUE is the full name of a queue, or <app>.<queue_name>. Exit code 1: nobody gets it.
     """
-    registry = load_plugins(load_config(config).config)
+    registry = load_plugins(load_config(config))
     for broken in registry.broken:
         warn(f"left out: {broken}")
     found = placements(registry)

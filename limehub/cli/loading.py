@@ -27,6 +27,7 @@ __all__ = [
     "load_config",
     "load_plugins",
     "open_publisher",
+    "registry_of",
 ]
 
 CONNECT_TIMEOUT = 5.0
@@ -61,13 +62,24 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     return load(path, os.environ, overrides)
 
 
-def load_plugins(config: Config) -> Registry:
-    """Load what is installed; what plugins print goes to standard error, not into our output."""
-    from limehub.plugins.registry import load_registry
+def load_plugins(loaded: Loaded) -> Registry:
+    """Load what is installed; what plugins print goes to standard error, not into our output.
 
+    Raises ConfigError with the place of each setting that a plugin does not take.
+    """
     _log_only_warnings()
     with contextlib.redirect_stdout(sys.stderr):
-        return load_registry(config)
+        return registry_of(loaded)
+
+
+def registry_of(loaded: Loaded) -> Registry:
+    """As `load_plugins`, for the server: what plugins print and log is left as it is."""
+    from limehub.plugins.registry import load_registry
+
+    try:
+        return load_registry(loaded.config)
+    except ConfigError as error:
+        raise ConfigError(*map(loaded.located, error.problems)) from error
 
 
 def broker_of(loaded: Loaded) -> BrokerPlace:

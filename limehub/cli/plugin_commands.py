@@ -12,7 +12,7 @@ from limehub.cli.output import warn
 from limehub.errors import ConfigError
 
 if TYPE_CHECKING:
-    from limehub.config import Config
+    from limehub.config import Loaded
 
 __all__ = ["plugin_commands"]
 
@@ -45,17 +45,20 @@ def _any_installed() -> bool:
 def _register(group: click.Group, context: click.Context) -> None:
     from limehub.cli.loading import load_plugins
 
-    registry = load_plugins(_config(context))
+    registry = load_plugins(_loaded(context))
     if registry.broken:
         names = ", ".join(one.name for one in registry.broken)
         warn(f"commands of broken plugins are left out ({names}); see `limehub plugins`")
     registry.add_commands(group)
 
 
-def _config(context: click.Context) -> Config:
+def _loaded(context: click.Context) -> Loaded:
     """The configuration; the defaults where there is no limehub.toml yet."""
     from limehub.cli.loading import config_file, load_config
-    from limehub.config import Config
+    from limehub.config import Config, Loaded
 
     path = config_path(context)
-    return load_config(path).config if config_file(path).exists() else Config()
+    file = config_file(path)
+    if file.exists():
+        return load_config(path)
+    return Loaded(config=Config(), origins={}, warnings=(), path=file)

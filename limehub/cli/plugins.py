@@ -30,7 +30,7 @@ BROKEN_COLUMNS = ("broken", "distribution", "entry point", "place", "error")
 @json_option
 def plugins(config: Path | None, as_json: bool) -> None:
     """List the installed packages, their handlers, and what is broken (exit code 3)."""
-    registry = load_plugins(load_config(config).config)
+    registry = load_plugins(load_config(config))
     found = placements(registry)
     if as_json:
         print_json(_as_json(registry, found))

@@ -131,7 +131,7 @@ def publish(
         message_id=message_id,
         content_type=content_type,
     )
-    registry = load_plugins(loaded.config)
+    registry = load_plugins(loaded)
     publisher = open_publisher(loaded.config, broker_of(loaded))
     try:
         identity = _publish(publisher, publication)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from attrs import evolve
 
-from limehub.cli.loading import load_config
+from limehub.cli.loading import load_config, registry_of
 from limehub.cli.options import config_option
 from limehub.config import Config, Loaded
 
@@ -77,7 +77,7 @@ def _serve(read: Callable[[], Loaded], options: ServeOptions, *, skip_broken: bo
         if broker is not None:
             loaded = broker.serve(loaded)
             options = evolve(options, reload=lambda: broker.serve(read()))
-        registry = _registry(loaded.config, skip_broken=skip_broken)
+        registry = _registry(loaded, skip_broken=skip_broken)
         return Server(loaded, registry, options=options).run()
 
 
@@ -105,10 +105,8 @@ def _set_up_logs(config: Config) -> None:
     adopt_strays()
 
 
-def _registry(config: Config, *, skip_broken: bool) -> Registry:
-    from limehub.plugins.registry import load_registry
-
-    registry = load_registry(config)
+def _registry(loaded: Loaded, *, skip_broken: bool) -> Registry:
+    registry = registry_of(loaded)
     if not skip_broken:
         registry.raise_if_broken()
     for broken in registry.broken:

@@ -40,6 +40,11 @@ class Loaded:
     path: Path
     embedded: bool = False
 
+    def located(self, problem: str) -> str:
+        """Return *problem*, `path: what is wrong`, with the place where that key was set."""
+        label = self.origins.get(problem.partition(": ")[0])
+        return f"{label.removeprefix('env ')}: {problem}" if label else problem
+
 
 def load(
     path: Path | None,

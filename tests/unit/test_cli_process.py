@@ -432,3 +432,21 @@ def test_an_address_that_is_taken_is_named_by_whoever_wanted_it(place: Workplace
     assert (alone.returncode, served.returncode) == (4, 4)
     for told in (alone.stderr, served.stderr):
         assert f"cannot listen on {address}: Address already in use; name another" in told
+
+
+def test_a_setting_that_a_plugin_does_not_take_is_named_with_its_place(place: Workplace) -> None:
+    place.install("solution-x", "def default_config():\n    return {'size': 1}\n")
+    place.configure("[plugins.solution-x]\nsize = 'big'")
+    told = "limehub.toml:2: plugins.solution-x.size: must be a whole number, is a string"
+    for command in ("serve", "plugins", "explain a.b.c"):
+        done = place.run(*command.split())
+        assert (done.returncode, done.stderr) == (2, f"limehub: {told}\n"), command
+    assert told.removeprefix("limehub.toml:") in place.run("check").stdout
+
+
+def test_a_plugin_that_crashes_the_interpreter_is_named_by_its_stack(place: Workplace) -> None:
+    place.install("solution-x", "import ctypes\nctypes.string_at(0)\n")
+    done = place.run("plugins")
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr
+    assert "solution_x" in done.stderr
