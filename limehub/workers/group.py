@@ -86,6 +86,7 @@ class WorkerGroup:
         self._stopping = False
         self._supervisor = Greenlet(self._supervise)
         self._supervisor.name = f"{self.name} supervisor"
+        self._supervisor.link(self._supervisor_ended)
         runner.connect(self._pool.offer, self._consumers)
 
     # -- life -------------------------------------------------------------------------------------
@@ -204,6 +205,11 @@ class WorkerGroup:
                 self._abandon()
                 gevent.sleep(PAUSE_AFTER_BUG)
 
+    def _supervisor_ended(self, _supervisor: object) -> None:
+        """Without it nothing would connect again: a plugin has killed what is not its own."""
+        if not self._stopping:
+            self._on_fatal(LimehubError(f"the supervisor of the group {self.name} was killed"))
+
     def _serve(self, connection: BrokerConnection) -> None:
         consumers = self._consumers.values()
         self._session = Session(connection, consumers, self._topology, self._wake)
@@ -256,6 +262,10 @@ class WorkerGroup:
         except Exception as error:  # border: a bug of ours must not hold the event for ever
             log.exception("internal error", extra={"queue": delivery.queue})
             self._put_away(delivery, error)
+        except BaseException:  # a gevent.Timeout that some handler left running struck us
+            if not self.runner.killing and not delivery.settled:
+                self.runner.fates.run_again(delivery, 0.0)
+            raise
         return True
 
     def _put_away(self, delivery: Delivery, error: Exception) -> None:

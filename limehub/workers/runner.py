@@ -46,6 +46,9 @@ fast handlers a tenth of their time, and to run again costs them little."""
 STALL = 0.5
 """Seconds of a run after which the hub may have stalled, and the connection been lost unnoticed."""
 
+A_TURN = 0.05
+"""Seconds by which the loop's clock may be ahead of ours."""
+
 CANARY_AGAIN = 0.2
 """Seconds until a suspect asks again whether it may run alone."""
 
@@ -170,8 +173,27 @@ class Runner:
             self._after_stall(delivery)
         if error is None and settlement.asked is handler.succeeds:
             self._succeed(settlement, event, seconds, key)
+        elif error is not None and self._is_astray(error, settlement, seconds):
+            self.fates.run_again(delivery, 0.0)
         else:
             self._decide(settlement, event, error, seconds, key)
+
+    def _is_astray(self, error: BaseException, settlement: Settlement, seconds: float) -> bool:
+        """Whether an earlier run in this greenlet left a gevent.Timeout behind that struck here.
+
+        One that was set for longer than this run took cannot be its own. Once per event, in case
+        that a handler raises one itself.
+        """
+        delivery = settlement.delivery
+        if not isinstance(error, gevent.Timeout) or not _is_longer(error, seconds):
+            return False
+        if settlement.settled or delivery.is_stale or "astray" in delivery.__dict__:
+            return False
+        delivery.__dict__["astray"] = True
+        settlement.closed = True
+        extra = {"handler": settlement.handler.name, "queue": delivery.queue, "cause": str(error)}
+        log.warning("a timeout that another event left running struck; it runs again", extra=extra)
+        return True
 
     def _after_stall(self, delivery: Delivery) -> None:
         """Have it named; see whether the broker is still there, before an ack is sent to nobody."""
@@ -286,6 +308,10 @@ class Runner:
             self.fates.run_again(delivery, CANARY_AGAIN)
             return False
         return True
+
+
+def _is_longer(timeout: gevent.Timeout, seconds: float) -> bool:
+    return timeout.seconds is not None and timeout.seconds > seconds + A_TURN
 
 
 def _report(handler: BoundHandler, event: Event, outcome: Outcome, error: BaseException) -> None:

@@ -117,6 +117,13 @@ def test_two_slow_queues_of_one_group_share_it_fairly(serve: Serve) -> None:
     assert runs[:42].count("b") == 20, "they take turns until one is empty"
 
 
+def test_a_group_whose_supervisor_was_killed_ends_the_server(serve: Serve) -> None:
+    hub = serve({APP: handles(print)})
+    hub.server.groups[0]._supervisor.kill()
+    assert hub.server._ending.requested.wait(5)
+    assert "supervisor" in str(hub.server._ending.error)
+
+
 def test_concurrency_limits_how_many_handlers_run_at_once(serve: Serve, vhost: Vhost) -> None:
     peak = Peak()
     hub = serve(

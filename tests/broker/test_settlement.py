@@ -138,6 +138,24 @@ def test_whatever_a_handler_raises_is_its_failure(
     assert settled(hub, vhost, in_dlq=1) == {"dead-letter": 1}
 
 
+def test_a_timeout_that_one_event_leaves_running_fails_no_other(start: Start, vhost: Vhost) -> None:
+    runs: list[str] = []
+
+    def handler(body: Any) -> None:
+        runs.append(body["do"])
+        if body["do"] == "leave":
+            gevent.Timeout(0.5).start()
+        else:
+            gevent.sleep(0.3)
+
+    hub = start(handler, f"{CATCH}[event_handler.workers.default]\nconcurrency = 1\n")
+    for do in ("leave", "wait", "wait"):
+        hub.publish("t.a", {"do": do})
+    settled(hub, vhost, in_dlq=0)
+    assert outcomes(hub) == {"ack": 3}
+    assert runs == ["leave", "wait", "wait", "wait"]
+
+
 def test_a_retry_that_waits_here_counts_its_attempts_and_ends_in_the_dead_letters(
     start: Start, vhost: Vhost, amqp: BlockingChannel
 ) -> None:
