@@ -23,6 +23,7 @@ from limehub.web.api.endpoints import LetterId, blueprint_of
 from limehub.web.api.server import ServerApi
 from limehub.web.gatekeeper import Gatekeeper
 from limehub.web.live import Live
+from limehub.web.looks import Looks
 from limehub.web.metrics import metrics_page
 from limehub.web.pages.routes import add_pages
 from limehub.web.problems import CONTENT_TYPE, problem_body
@@ -73,10 +74,11 @@ def create_app(server: Shown, tokens: Tokens, office: Office, live: Live | None 
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LimehubError, _known_error)
     app.register_error_handler(Exception, _failure)
-    _add_api(app, server, gatekeeper, office)
+    looks = Looks(office)
+    _add_api(app, server, gatekeeper, office, looks)
     app.register_blueprint(metrics_page(server, office))
     live = live or Live(server.status, office)
-    _add_error_page(app, add_pages(app, server, gatekeeper, office, live))
+    _add_error_page(app, add_pages(app, server, gatekeeper, office, live, looks))
     return app
 
 
@@ -91,10 +93,13 @@ def _add_error_page(app: Flask, show: Callable[[HTTPException], Response]) -> No
     app.register_error_handler(NotFound, missing)
 
 
-def _add_api(app: Flask, server: Shown, gatekeeper: Gatekeeper, office: Office) -> None:
+def _add_api(
+    app: Flask, server: Shown, gatekeeper: Gatekeeper, office: Office, looks: Looks
+) -> None:
     own = ServerApi(server=server, may_see_detail=gatekeeper.may_see_detail)
     letters = DeadLettersApi(
         desk=office.desk,
+        looks=looks,
         operations=office.operations,
         audit=office.audit,
         may_edit=server.config.web.edit_dead_letters,

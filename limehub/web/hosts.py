@@ -39,10 +39,16 @@ def _split(host: str) -> tuple[str, str]:
     """Return name and port of `name:port`, `[::1]:port`, or without a port."""
     host = host.strip().lower()
     if host.startswith("["):
-        name, bracket, port = host[1:].partition("]")
-        return name if bracket else "", port.removeprefix(":")
+        name, bracket, rest = host[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        return (name, port) if bracket and colon in ("", ":") and _is_port(port) else ("", "")
     name, _, port = host.partition(":")
-    return _plain(name), port
+    return (_plain(name), port) if _is_port(port) else ("", "")
+
+
+def _is_port(text: str) -> bool:
+    """Whether it is a port's number, or nothing: `localhost:80@evil` is no name of ours."""
+    return not text or (text.isascii() and text.isdigit())
 
 
 def _plain(name: str) -> str:

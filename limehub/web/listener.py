@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import logging
+import re
+import socket
 from typing import Any
 
 import gevent
@@ -29,6 +31,9 @@ MAX_HEAD = 32_768
 """Bytes of all header lines together; the request line may have 8192."""
 READ_SECONDS = 10.0
 WRITE_SECONDS = 30.0
+
+_REQUEST_LINE = re.compile(r"[A-Z]{1,20} [\x21-\x7e]+ HTTP/1\.[01]\r?\n?")
+_HEADER_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*)?\r?\n")
 
 
 class WebServer:
@@ -77,6 +82,8 @@ class _Handler(WSGIHandler):
 
     def __init__(self, sock: Any, address: Any, server: Any) -> None:
         sock.settimeout(WRITE_SECONDS)
+        # Head and body are two sends: the second must not wait 40 ms for the client's ack.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().__init__(sock, address, server)
         self._head_timer = gevent.Timeout(READ_SECONDS)
 
@@ -95,15 +102,20 @@ class _Handler(WSGIHandler):
 
     def MessageClass(self, rfile: Any, *arguments: Any) -> Any:  # noqa: N802 - pywsgi's name
         head: Any = _Head(rfile)
-        return super().MessageClass(head, *arguments)
+        message = super().MessageClass(head, *arguments)
+        lengths = message.get_all("content-length", [])
+        encodings = [each.lower() for each in message.get_all("transfer-encoding", [])]
+        # Where two programs disagree on the length of a body, one can smuggle a request in it.
+        if not all(map(_is_number, lengths)) or encodings not in ([], ["chunked"]):
+            raise _Refused(400, "The length of the body is not clear.")
+        if len(lengths) + len(encodings) > 1:
+            raise _Refused(400, "The length of the body is said twice.")
+        return message
 
     def read_request(self, raw_requestline: str) -> Any:
+        if _REQUEST_LINE.fullmatch(raw_requestline) is None:
+            raise _Refused(400, "This is no HTTP request.")
         whole = super().read_request(raw_requestline)
-        lengths = self.headers.get_all("content-length", [])
-        encoding = self.headers.get("transfer-encoding", "chunked").lower()
-        # Where two programs disagree on the length of a body, one can smuggle a request in it.
-        if encoding != "chunked" or len(lengths) > 1 or not all(map(_is_number, lengths)):
-            raise _Refused(400, "The length of the body is not clear.")
         if (self.content_length or 0) > MAX_BODY:
             raise _Refused(413, f"A body may have {MAX_BODY} bytes.")
         return whole
@@ -156,7 +168,11 @@ class _Handler(WSGIHandler):
 
 
 class _Head:
-    """The header lines of a request, at most MAX_HEAD bytes of them."""
+    """The header lines of a request, at most MAX_HEAD bytes of them.
+
+    The parser behind it takes a lone CR for the end of a line, and goes on after a line without
+    colon. Who sends such wants to be understood in two ways.
+    """
 
     def __init__(self, rfile: Any) -> None:
         self._rfile = rfile
@@ -167,6 +183,8 @@ class _Head:
         self._left -= len(line)
         if self._left < 0:
             raise _Refused(431, f"Header lines may have {MAX_HEAD} bytes.")
+        if line.endswith(b"\n") and _HEADER_LINE.fullmatch(line) is None:
+            raise _Refused(400, "A header line is malformed.")
         return line
 
 

@@ -124,6 +124,12 @@ def test_who_mistypes_an_address_in_a_browser_gets_a_page(
     assert answer.headers["Content-Security-Policy"].startswith(policy)
 
 
+def test_more_ids_than_a_page_has_are_refused(client: FlaskClient) -> None:
+    form = {"ids": [f"id-{number}" for number in range(1001)], "action": "delete"}
+    answer = client.post("/dead-letters/x/confirm", data=form, headers=HOST)
+    assert (answer.status_code, "at most 1000" in answer.text) == (400, True)
+
+
 def test_a_confirmed_count_is_the_most_that_is_moved(client: FlaskClient) -> None:
     page = client.get("/dead-letters/x/confirm?action=delete&about=7", headers=HOST).text
     assert re.search(r'name="limit" value="7"[^>]*>Delete 7<', page)
@@ -264,7 +270,7 @@ def test_many_watchers_cost_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
         return [next(readings) for _ in range(3)]
 
     jobs = [gevent.spawn(three, live.readings()) for _ in leaves]
-    gevent.joinall(jobs, timeout=5, raise_error=True)
+    gevent.joinall(jobs, timeout=15, raise_error=True)
     live.stop()
     seen = {id(each) for job in jobs for each in job.value}
     assert 1 < len(seen) <= len(looks) <= 10

@@ -92,6 +92,20 @@ def test_several_requests_use_one_connection(address: tuple[str, int]) -> None:
     assert [part in answer for part in (b"GET /1 0", b"POST /2 3", b"GET /3 0")] == [True] * 3
 
 
+def test_a_body_is_not_held_back_until_the_client_has_acked_the_head(
+    address: tuple[str, int],
+) -> None:
+    took = []
+    with socket.create_connection(address, timeout=5) as sock:
+        for _ in range(10):
+            began, answer = time.monotonic(), b""
+            sock.sendall(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")
+            while not answer.endswith(b"GET /1 0"):
+                answer += sock.recv(65_536)
+            took.append(time.monotonic() - began)
+    assert sorted(took)[5] < 0.03  # a delayed ack costs 0.04 s, each time
+
+
 def test_bodies_come_whole_with_a_length_or_in_chunks(address: tuple[str, int]) -> None:
     body = b"x" * MAX_BODY
     assert ask(address, post(body, f"Content-Length: {MAX_BODY}")).endswith(b" 1048576")
@@ -120,6 +134,21 @@ def test_bodies_come_whole_with_a_length_or_in_chunks(address: tuple[str, int]) 
         (post(b"abc", "Transfer-Encoding: gzip, chunked"), 400),
         (post(b"zz\r\n", "Transfer-Encoding: chunked"), 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\n", 400),
+        (post(b"0\r\n\r\n", "Content-Length: 5", "Transfer-Encoding: chunked"), 400),
+        (post(b"0\r\n\r\n", "Transfer-Encoding: chunked", "Transfer-Encoding: identity"), 400),
+        (post(b"", "Content-Length: 0", "Content-Length: 0"), 400),
+        (post(b"", "Transfer-Encoding : chunked"), 400),
+        (post(b"", "X: a\rTransfer-Encoding: chunked"), 400),
+        (post(b"", "X: a", " folded"), 400),
+        (post(b"", "no colon"), 400),
+        (post(b"", ": no name"), 400),
+        (post(b"", "X: a\0b"), 400),
+        (b"GET / HTTP/1.1\r\n Host: x\r\n\r\n", 400),
+        (b"GET /\xa0 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /?\x80 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /\r HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
     ],
 )
 def test_what_is_too_big_or_unclear_is_refused(

@@ -7,10 +7,9 @@ from typing import Any
 
 from attrs import frozen
 
-from limehub.deadletters.filters import Filter
 from limehub.deadletters.office import Office
 from limehub.deadletters.operations import Operation
-from limehub.deadletters.results import GroupList, Moved
+from limehub.deadletters.results import Moved
 from limehub.web.identity import actor
 from limehub.web.pages.letters import Chosen
 
@@ -71,19 +70,6 @@ class Changes:
             return desk.undo(deletion, app=app, progress=each.progress)
 
         return self._begin("undo", app, {"deletion": deletion}, work)
-
-    def group(self, app: str, which: Filter) -> Operation:
-        """Begin to count by cause, or join who counts the same already."""
-        desk = self.office.desk
-
-        def work(each: Operation) -> GroupList:
-            return desk.groups(app, which, progress=each.progress)
-
-        wanted = ("group", app, which)
-        for each in self.office.operations.all():
-            if each.is_running and (each.action, each.app, each.about) == wanted:
-                return each
-        return self.office.operations.start("group", app, actor(), work, about=which)
 
     def _begin(
         self, action: str, app: str, what: dict[str, Any], work: Callable[[Operation], Moved]

@@ -13,6 +13,8 @@ from limehub.config import name_problem
 from limehub.deadletters.office import Office
 from limehub.deadletters.operations import Operation
 from limehub.deadletters.results import Group, GroupList, Moved
+from limehub.web.identity import actor
+from limehub.web.looks import Looks
 from limehub.web.pages.changes import Changes
 from limehub.web.pages.letters import (
     Chosen,
@@ -32,6 +34,8 @@ LIST_SECONDS = 3.0
 PATIENCE = 1.0
 """Seconds that a page waits for an operation before it shows its progress instead."""
 RAW_BYTES = 262_144
+MOST_IDS = 1000
+"""A page has 50 boxes to tick. Showing 100,000 again would keep the hub from the handlers."""
 
 
 @frozen(kw_only=True)
@@ -41,6 +45,7 @@ class DeskPages:
     pages: Pages
     office: Office
     changes: Changes
+    looks: Looks
 
     def add_to(self, blueprint: Blueprint) -> None:
         """Add all of them."""
@@ -75,7 +80,9 @@ class DeskPages:
     def groups(self, app: str) -> Any:
         """Show the dead letters of *app* by cause; counting many takes a while."""
         chosen, named = _chosen(), request.args.get("operation")
-        operation = self._count(app, chosen, named) or self.changes.group(app, chosen.filter)
+        operation = self._count(app, chosen, named) or self.looks.groups(
+            app, chosen.filter, actor(), for_people=not request.args.get("again")
+        )
         if not operation.wait(PATIENCE):
             if named != operation.id:
                 return redirect(address(app) + chosen.query(operation=operation.id), 303)
@@ -87,8 +94,13 @@ class DeskPages:
         """Show a page of the dead letters of *app*."""
         chosen = _chosen()
         after = request.args.get("after") or None
-        page = self.office.desk.list(
-            app, chosen.filter, limit=ON_A_PAGE, after=after, budget=LIST_SECONDS
+        page = self.looks.list(
+            app,
+            chosen.filter,
+            limit=ON_A_PAGE,
+            after=after,
+            budget=LIST_SECONDS,
+            for_people=not request.args.get("again"),
         )
         cause = self._cause(app, chosen)
         return self.pages.show(
@@ -206,6 +218,8 @@ class DeskPages:
 
 def _chosen() -> Chosen:
     """Return what the address or the form chooses."""
+    if len(request.form.getlist("ids")) > MOST_IDS:
+        raise BadRequest(f"ids: at most {MOST_IDS} at a time; use a filter for more")
     try:
         return chosen_of(
             request.values,

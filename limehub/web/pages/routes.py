@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from attrs import define, frozen
-from flask import Blueprint, Flask, Response, request
+from attrs import define, field, frozen
+from flask import Blueprint, Flask, Response, make_response, request
 from werkzeug.exceptions import (
     Conflict,
     HTTPException,
@@ -23,7 +23,9 @@ from limehub.deadletters.operations import TooManyOperations
 from limehub.deadletters.walk import DeskBusy
 from limehub.errors import BrokerError, LimehubError, NothingMatched
 from limehub.web.gatekeeper import Gatekeeper
+from limehub.web.identity import identity
 from limehub.web.live import Live, Reading, TooManyWatchers
+from limehub.web.looks import Looks
 from limehub.web.pages.assets import send
 from limehub.web.pages.changes import Changes
 from limehub.web.pages.desk import DeskPages
@@ -33,6 +35,7 @@ from limehub.web.pages.overview import message_of, overview_of
 from limehub.web.pages.settings import tables_of
 from limehub.web.pages.showing import Pages
 from limehub.web.shown import Shown
+from limehub.web.tokens import Identity
 
 __all__ = ["add_pages"]
 
@@ -47,7 +50,7 @@ _STATUS_OF: tuple[tuple[type[LimehubError], type[HTTPException]], ...] = (
 
 
 def add_pages(
-    app: Flask, server: Shown, gatekeeper: Gatekeeper, office: Office, live: Live
+    app: Flask, server: Shown, gatekeeper: Gatekeeper, office: Office, live: Live, looks: Looks
 ) -> Callable[[HTTPException], Response]:
     """Add the pages to *app*, below its rules. Returns what shows an error as a page."""
     gatekeeper.open_to_all("/login", "/logout", "/static/")
@@ -62,8 +65,15 @@ def add_pages(
     errors = _Errors(pages=pages, login=login)
     errors.add_to(blueprint)
     login.add_to(blueprint)
-    DeskPages(pages=pages, office=office, changes=Changes(office=office)).add_to(blueprint)
-    ServerPages(pages=pages, server=server, live=live, stream=Stream(live)).add_to(blueprint)
+    changes = Changes(office=office)
+    DeskPages(pages=pages, office=office, changes=changes, looks=looks).add_to(blueprint)
+    ServerPages(
+        pages=pages,
+        server=server,
+        live=live,
+        stream=Stream(live),
+        overviews=Overviews(pages),
+    ).add_to(blueprint)
     app.register_blueprint(blueprint)
     return errors.shown
 
@@ -76,6 +86,7 @@ class ServerPages:
     server: Shown
     live: Live
     stream: Stream
+    overviews: Overviews
 
     def add_to(self, blueprint: Blueprint) -> None:
         """Add all of them."""
@@ -90,7 +101,7 @@ class ServerPages:
 
     def overview(self) -> Any:
         """Show what is wrong, and the numbers."""
-        return self.pages.show("overview", it=overview_of(self.live.reading()))
+        return make_response(self.overviews.text(self.live.reading()))
 
     def plugins(self) -> Any:
         """Show the packages."""
@@ -108,6 +119,24 @@ class ServerPages:
         loaded = self.server.loaded
         tables = tables_of(rows(loaded), loaded.path, embedded=loaded.embedded)
         return self.pages.show("configuration", tables=tables, file=loaded.path)
+
+
+@define(eq=False)
+class Overviews:
+    """The overview as HTML: made once for each reading and who asks, however many look."""
+
+    pages: Pages
+    _reading: Reading | None = None
+    _texts: dict[Identity | None, str] = field(factory=dict)
+
+    def text(self, reading: Reading) -> str:
+        """Return the page about *reading* for who asks."""
+        if reading is not self._reading:
+            self._reading, self._texts = reading, {}
+        who = identity()
+        if who not in self._texts:
+            self._texts[who] = self.pages.text("overview", it=overview_of(reading))
+        return self._texts[who]
 
 
 @define(eq=False)

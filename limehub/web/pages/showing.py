@@ -52,8 +52,11 @@ class Pages:
 
     def show(self, template: str, status: int = 200, **values: Any) -> Response:
         """Return a page."""
-        text = render_template(f"limehub/{template}.html", **self.context(), **values)
-        return make_response(text, status)
+        return make_response(self.text(template, **values), status)
+
+    def text(self, template: str, **values: Any) -> str:
+        """Return a page as HTML."""
+        return render_template(f"limehub/{template}.html", **self.context(), **values)
 
     def context(self) -> dict[str, Any]:
         """Return what every template may use."""
