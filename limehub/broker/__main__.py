@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from limehub.broker.storage.errors import StorageError
 def main() -> int:
     """Parse the command line and serve. Returns the exit code."""
     options = _parser().parse_args()
-    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_WithContext("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=options.log_level, handlers=[handler])
     try:
         run_broker(
             options.listen,
@@ -33,6 +37,18 @@ def main() -> int:
         sys.stderr.write(f"limehub broker: {error}\n")
         return 4
     return 0
+
+
+class _WithContext(logging.Formatter):
+    """Shows what a record brings along, as `key=value` behind its message, all on one line."""
+
+    _usual = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        more = (f" {key}={value}" for key, value in vars(record).items() if key not in self._usual)
+        context = "".join(more).replace("\r", "\\r").replace("\n", "\\n")
+        return super().format(record) + context
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,8 +77,9 @@ def _user(text: str) -> tuple[str, str]:
 
 
 def _say_ready(host: str, port: int) -> None:
-    sys.stdout.write(f"ready {host}:{port}\n")
-    sys.stdout.flush()
+    # Not through a buffer: who started the broker may have gone, and Python would tell it twice.
+    with contextlib.suppress(OSError):
+        os.write(1, f"ready {host}:{port}\n".encode())
 
 
 if __name__ == "__main__":

@@ -43,11 +43,11 @@ class MemoryAlarm:
         self._unseen += size
         return self._unseen >= self._look_every
 
-    def look(self, vhosts: Iterable[VirtualHost]) -> bool:
-        """Measure; whether `on` has changed."""
+    def look(self, vhosts: Iterable[VirtualHost], unfinished: int = 0) -> bool:
+        """Measure; whether `on` has changed. *unfinished*: bytes of messages that still come."""
         self._unseen = 0
         limit = self.limit * (_RELIEF if self.on else 1.0)
-        now = resident_memory() > limit and messages_in(vhosts) > limit / 2
+        now = resident_memory() > limit and messages_in(vhosts) + unfinished > limit / 2
         changed, self.on = now != self.on, now
         return changed
 

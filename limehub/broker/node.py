@@ -189,7 +189,8 @@ class Node:
 
     def look_at_memory(self) -> None:
         """Block or unblock publishers; while they are blocked, look again soon."""
-        if self.memory.look(self.vhosts.values()):
+        unfinished = sum(one.unfinished for one in self.connections)
+        if self.memory.look(self.vhosts.values(), unfinished):
             log.warning("memory is scarce" if self.memory.on else "memory is enough again")
             self._alarm_changed()
         if self.memory.on and not self._looking:
@@ -197,10 +198,17 @@ class Node:
 
     def _look_again(self) -> None:
         self._looking = None
+        self._look_after_clients()
         self.look_at_memory()
+
+    def _look_after_clients(self) -> None:
+        for connection in list(self.connections):
+            connection.look_after_client()
 
     def _alarm_changed(self) -> None:
         now = (self.alarm, self.saturated)
+        if self.alarm:
+            self._look_after_clients()
         if now != self._was:
             self._was = now
             for connection in list(self.connections):

@@ -48,10 +48,12 @@ class Properties(NamedTuple):
     user_id: bytes | None = None
     reply_to: bytes | None = None
     has_headers: bool = False
+    mode: int = 1
 
 
 _NOTHING = Properties()
-_PERSISTENT = Properties(persistent=True)
+_PERSISTENT = Properties(persistent=True, mode=2)
+_SHORT_HEADERS = 512
 
 
 def read_properties(raw: bytes) -> Properties:
@@ -61,16 +63,35 @@ def read_properties(raw: bytes) -> Properties:
     if raw == b"\x00\x00":
         return _NOTHING
     spans = _spans(raw)
-    mode = spans.get(12)
+    span = spans.get(12)
+    mode = 1 if span is None else raw[span[0]]
     priority = spans.get(11)
+    if headers := spans.get(HEADERS):
+        _check_table(raw[headers[0] : headers[1]])
     return Properties(
-        mode is not None and raw[mode[0]] == 2,
+        mode == 2,
         raw[priority[0]] if priority is not None else 0,
         _short(raw, spans, EXPIRATION),
         _short(raw, spans, 4),
         _short(raw, spans, 9),
-        HEADERS in spans,
+        headers is not None,
+        mode,
     )
+
+
+def _check_table(data: bytes) -> None:
+    """What consumers could not read must not reach them. Raises ConnectionRefusal (502)."""
+    if len(data) <= _SHORT_HEADERS:
+        _is_table(data)
+    else:
+        decode_table(data)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_table(data: bytes) -> bool:
+    """Many messages have the same headers."""
+    decode_table(data)
+    return True
 
 
 def headers_of(raw: bytes) -> Table:

@@ -121,12 +121,14 @@ def desk(vhost: Vhost, tmp_path: Path, web: dict[str, Any]) -> Iterator[Desk]:
 # -- looking ----------------------------------------------------------------------------------
 
 
-def test_apps_are_listed_also_those_that_are_no_longer_installed(desk: Desk) -> None:
+def test_apps_are_listed_also_those_that_are_no_longer_installed(desk: Desk, vhost: Vhost) -> None:
     desk.fill(2)
     gone = dlq_spec("lime.event_handler.solution-gone.dlq")
     declare_queue(desk.connection, gone)
     counts = {one["app"]: (one["total"], one["installed"]) for one in desk("GET", ROOT).json}
-    assert counts == {APP: (2, True), "solution-gone": (0, False), "solution-quiet": (0, True)}
+    # AMQP itself lists no queues: who is gone is known where there is a management API.
+    left_over = {"solution-gone": (0, False)} if vhost.management_url else {}
+    assert counts == {APP: (2, True), "solution-quiet": (0, True), **left_over}
     assert desk("GET", f"{ROOT}solution-gone/").json["total"] == 0
 
 

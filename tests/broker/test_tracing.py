@@ -68,7 +68,8 @@ def test_a_trace_goes_from_the_publisher_through_handlers_to_what_they_publish(
     hub.publish("t.x", {}, headers=PARENT)
     last = f"process lime.default:own.thing.v1:{queue_of('second')}"
     (end,) = wait_until(lambda: named(spans, last), 10, "the last span")
-    (begin,) = named(spans, f"process lime.default:t.x:{QUEUE}")
+    first_name = f"process lime.default:t.x:{QUEUE}"
+    (begin,) = wait_until(lambda: named(spans, first_name), 10, "the first handler's span")
     (work,) = named(spans, "work")
     (sent,) = named(spans, "send lime.default:own.thing.v1")
     assert {trace_of(span) for span in (begin, work, sent, end)} == {TRACE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -64,6 +65,13 @@ class Raw:
 
     def send(self, channel: int, spec: Any) -> None:
         self.sock.sendall(frame(1, channel, method(spec)))
+
+    def close(self) -> None:
+        """Be gone. Closing the socket alone is not enough while `file` has it."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.file.close()
+        self.sock.close()
 
     def read(self, size: int) -> bytes:
         """Bytes from the broker; fewer when it has ended the connection, in order or not."""

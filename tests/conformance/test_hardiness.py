@@ -78,7 +78,7 @@ def test_any_bytes_on_an_open_channel_leave_the_broker_alive(
         raw.sock.sendall(b"".join(frames))
         raw.sock.shutdown(socket.SHUT_WR)
     end_of(raw.sock)
-    raw.sock.close()
+    raw.close()
     assert broker.running
     assert "Traceback" not in broker.log
 
@@ -107,7 +107,7 @@ def test_broken_connections_leave_no_memory_behind(broker: EmbeddedBroker) -> No
             raw = Raw(broker.url)
             with contextlib.suppress(OSError):
                 raw.sock.sendall(frame(1, 1, chance.randbytes(50)))
-            raw.sock.close()
+            raw.close()
 
     for _ in range(5):
         break_some()
@@ -124,7 +124,7 @@ def test_five_hundred_idle_connections_cost_little(broker: EmbeddedBroker) -> No
     assert (broker.memory - before) / 500 < 40_000
     works(broker)
     for client in clients:
-        client.sock.close()
+        client.close()
 
 
 def test_a_client_that_stops_reading_does_not_stall_others(broker: EmbeddedBroker) -> None:
@@ -144,7 +144,7 @@ def test_a_client_that_stops_reading_does_not_stall_others(broker: EmbeddedBroke
     assert broker.memory - before < 100_000_000
     quick = channel.consume("slow", inactivity_timeout=10)
     assert next(quick)[2] == b"x" * 100_000
-    lazy.sock.close()
+    lazy.close()
     connection.close()
 
 
@@ -169,7 +169,7 @@ def test_who_asks_without_reading_is_answered_only_so_far(broker: EmbeddedBroker
         received += len(asker.sock.recv(1 << 20))
     assert left() == 0
     channel.queue_delete("asked")
-    asker.sock.close()
+    asker.close()
     connection.close()
 
 

@@ -163,7 +163,7 @@ class ScarceMemory(MemoryAlarm):
     def __init__(self) -> None:
         super().__init__(1)
 
-    def look(self, vhosts: Any) -> bool:
+    def look(self, vhosts: Any, unfinished: int = 0) -> bool:
         """Be on."""
         changed, self.on = not self.on, True
         return changed

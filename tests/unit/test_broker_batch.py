@@ -66,10 +66,24 @@ def test_a_batch_is_written_whole_or_not_at_all(database: sqlite3.Connection) ->
     first.add(row(5))
     first.write(database)
     second.add(row(4))
-    second.add(row(5))
+    second.remove(5)
+    database.execute(
+        "CREATE TRIGGER full BEFORE DELETE ON message BEGIN SELECT RAISE(ABORT, 'full'); END"
+    )
     with pytest.raises(sqlite3.IntegrityError):
         second.write(database)
     assert numbers(database) == [5]
+
+
+def test_a_batch_that_is_written_twice_does_no_harm(database: sqlite3.Connection) -> None:
+    batch = Batch()
+    batch.add(row(1))
+    batch.execute(
+        "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?)", (1, "/", b"q", 0, b"\0\0\0\0")
+    )
+    batch.write(database)
+    batch.write(database)
+    assert numbers(database) == [1]
 
 
 def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ _TAG = struct.Struct(">QB")
 _DELIVER = b"\x00\x3c\x00\x3c"
 _ACK_FRAME = struct.Struct(">BHIHHQBB")
 _REMEMBERED = 1000
+_HELD = 4 * 1024 * 1024
+"""Bytes that wait for an answer that waits for the disk, from which on no more are read."""
 
 
 class ChannelSession:
@@ -42,6 +44,7 @@ class ChannelSession:
         self.state = Channel(vhost, connection, self)
         self._closing = False
         self._held: deque[tuple[int, bytes]] | None = None
+        self._held_bytes = 0
         self._publish: tuple[str, str, bytes, bool] | None = None
         self._raw: bytes | None = None
         self._missing = 0
@@ -52,6 +55,9 @@ class ChannelSession:
         """Take one frame. Raises ConnectionRefusal."""
         if self._held is not None:
             self._held.append((kind, payload))
+            self._held_bytes += len(payload)
+            if self._held_bytes > _HELD:
+                self.connection.hold(self)
             return
         try:
             self._take(kind, payload)
@@ -101,6 +107,8 @@ class ChannelSession:
                 self._addresses.clear()
             self._addresses[payload] = known
         self._publish = known
+        if not self.connection.publishes:
+            self.connection.began_publishing()
 
     def _read_address(self, payload: bytes) -> tuple[str, str, bytes, bool]:
         _, arguments = read_method(payload)
@@ -145,8 +153,6 @@ class ChannelSession:
             return
         exchange, key, address, mandatory = publish
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if not self.connection.publishes:
-            self.connection.began_publishing()
         self.state.publish(Publication(exchange, key, address, raw, body, mandatory))
 
     # What the state sends
@@ -240,6 +246,8 @@ class ChannelSession:
 
     def _kept(self, name: str, arguments: dict[str, Any]) -> None:
         held, self._held = self._held, None
+        self._held_bytes = 0
+        self.connection.release(self)
         if held is None or self.connection.channels.get(self.number) is not self:
             return
         self.send(name, **arguments)
@@ -249,6 +257,11 @@ class ChannelSession:
         except ConnectionRefusal as refusal:
             self.connection.refuse(refusal)
         self.connection.node.settle_soon()
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a message that is still coming, and of what waits for its turn."""
+        return sum(map(len, self._parts)) + self._held_bytes
 
     def close(self) -> None:
         """The client closes the channel."""

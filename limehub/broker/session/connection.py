@@ -40,6 +40,8 @@ _CLOSE_OK = frame(METHOD, 0, write_method("connection.close-ok"))
 _CHANNEL_FRAMES = (METHOD, HEADER, BODY)
 _HANDSHAKE_SECONDS = 10.0
 _CLOSING_SECONDS = 10.0
+_PROBE_SECONDS = 2.0
+_ANSWERS = "answers"
 _TOO_MUCH_UNREAD = 16 * 1024 * 1024
 """Bytes that wait for a client from which on nothing more that it asks is answered."""
 
@@ -65,7 +67,7 @@ class Connection:
         self._ready: dict[ChannelSession, None] = {}
         self._closing = False
         self._lost_track = False
-        self._overfed = False
+        self._holds: set[object] = set()
         self._told_blocked = False
         self._beats: Any = None
         self._deadline: Any = gevent.spawn_later(_HANDSHAKE_SECONDS, self.stream.abort)
@@ -75,6 +77,11 @@ class Connection:
     def congested(self) -> bool:
         """Whether the client reads more slowly than it is sent."""
         return self.stream.congested
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes that have come and cannot be worked on yet."""
+        return len(self._buffer) + sum(one.unfinished for one in self.channels.values())
 
     # What comes in
 
@@ -95,13 +102,15 @@ class Connection:
             self._lost_track = refusal.code == 501
         self.node.received(len(data))
         self.node.settle()
+        if self.stream.waiting > _TOO_MUCH_UNREAD:
+            self.hold(_ANSWERS)
 
     def _take_frames(self) -> None:
         data, at = self._buffer, 0
         end = len(data)
-        channels = self.channels
+        channels, holds = self.channels, self._holds
         try:
-            while end - at >= 7 and not self._overfed:
+            while end - at >= 7 and not holds:
                 kind, number, size = _HEAD.unpack_from(data, at)
                 stop = at + 7 + size
                 if stop >= end:
@@ -172,9 +181,9 @@ class Connection:
             return
         if name != "channel.open":
             raise ConnectionRefusal(504, "expected 'channel.open'")
-        if self.channel_max and number > self.channel_max:
-            text = f"channel {number} is above the limit of {self.channel_max}"
-            raise ConnectionRefusal(530, text)
+        if len(self.channels) >= self.channel_max:
+            text = f"number of channels opened ({len(self.channels)}) has reached the negotiated "
+            raise ConnectionRefusal(530, f"{text}channel_max ({self.channel_max})")
         self.channels[number] = ChannelSession(self, number, self.vhost)
         self.send(number, "channel.open-ok")
 
@@ -207,9 +216,23 @@ class Connection:
 
     def sent_answer(self) -> None:
         """A large answer is on its way: whoever asks without reading has to wait."""
-        if self.stream.waiting > _TOO_MUCH_UNREAD and not self._overfed:
-            self._overfed = True
+        if self.stream.waiting > _TOO_MUCH_UNREAD:
+            self.hold(_ANSWERS)
+
+    def hold(self, reason: object) -> None:
+        """Read nothing more until `release` with the same *reason*."""
+        if not self._holds:
             self.stream.pause_reading()
+        self._holds.add(reason)
+
+    def release(self, reason: object) -> None:
+        """Read on, unless there are other reasons not to."""
+        if reason not in self._holds:
+            return
+        self._holds.discard(reason)
+        if not self._holds:
+            self.flow()
+            self.stream.call_soon(lambda: self.received(b""))
 
     def before_send(self) -> None:
         """Add the confirms of this turn."""
@@ -221,10 +244,7 @@ class Connection:
         """Go on with deliveries when the client reads again."""
         if self.stream.congested:
             return
-        held_back, self._overfed = self._overfed, False
-        self.flow()
-        if held_back:
-            self.stream.call_soon(lambda: self.received(b""))
+        self.release(_ANSWERS)
         for channel in self.channels.values():
             channel.state.wake_all()
         self.node.settle_soon()
@@ -236,7 +256,7 @@ class Connection:
         reason = self.node.alarm
         if self.publishes and (reason or self.node.saturated):
             self.stream.pause_reading()
-        elif not self._overfed:
+        elif not self._holds:
             self.stream.resume_reading()
         if "connection.blocked" not in self.capabilities or self._told_blocked == bool(reason):
             return
@@ -246,6 +266,15 @@ class Connection:
         elif self.publishes:
             self._told_blocked = True
             self.send(0, "connection.blocked", reason=reason)
+
+    def look_after_client(self) -> None:
+        """Find out whether a client that waits for us is still there.
+
+        Its end stands behind data that we do not read; but whoever is gone answers with a reset.
+        """
+        idle = time.monotonic() - self.stream.last_sent
+        if idle > _PROBE_SECONDS and self._is_waiting() and not self.stream.over:
+            self.stream.write(HEARTBEAT_FRAME)
 
     def began_publishing(self) -> None:
         """The first publication: from now on alarms are for this connection."""
@@ -265,7 +294,9 @@ class Connection:
                 self.stream.write(HEARTBEAT_FRAME)
 
     def _is_waiting(self) -> bool:
-        """Whether it is we who do not read."""
+        """Whether it is we who do not read, and not because the client does not."""
+        if self._holds - {_ANSWERS}:
+            return True
         return self.publishes and bool(self.node.alarm or self.node.saturated)
 
     # The end
@@ -288,7 +319,7 @@ class Connection:
         if self._closing:
             return
         self._closing = True
-        self._overfed = False
+        self._holds.clear()
         self._end()
         self.send(
             0, "connection.close", code=code, text=text, class_id=class_id, method_id=method_id

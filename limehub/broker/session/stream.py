@@ -76,12 +76,7 @@ class Stream:
     def write(self, data: bytes) -> None:
         """Send *data* with everything else of this turn."""
         self._out.append(data)
-        if not self._scheduled:
-            self.schedule()
-
-    def extend(self, pieces: list[bytes]) -> None:
-        """Send *pieces* with everything else of this turn."""
-        self._out += pieces
+        self._waiting += len(data)
         if not self._scheduled:
             self.schedule()
 
@@ -90,8 +85,7 @@ class Stream:
         self._out += pieces
         self._waiting += size
         if self._waiting > CONGESTED and not self.congested:
-            self.congested = True
-            self._owner.congestion_changed()
+            self._be_congested()
         if not self._scheduled:
             self.schedule()
 
@@ -116,7 +110,7 @@ class Stream:
 
     @property
     def waiting(self) -> int:
-        """Bytes of deliveries that the client has not taken yet, about."""
+        """Bytes that the client has not taken yet, about."""
         return self._waiting
 
     def _flush(self) -> None:
@@ -133,6 +127,8 @@ class Stream:
         self._rest = data[self._sent(data) :]
         if self._rest:
             self._writer.start(self._guarded, self._writable)
+            if self._waiting > CONGESTED and not self.congested:
+                self._be_congested()
             return
         self._waiting = sum(map(len, self._out))
         self._be_relieved()
@@ -140,6 +136,10 @@ class Stream:
             self.schedule()
         elif self._closing:
             self._lose(None)
+
+    def _be_congested(self) -> None:
+        self.congested = True
+        self._owner.congestion_changed()
 
     def _be_relieved(self) -> None:
         if self.congested and self._waiting < CONGESTED:

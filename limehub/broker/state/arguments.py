@@ -13,7 +13,15 @@ from attrs import frozen
 from limehub.broker.refusals import ChannelRefusal
 from limehub.broker.tables import Field, Table, text_of
 
-__all__ = ["MAX_TTL", "QueueSettings", "assert_equivalent", "queue_settings", "string_argument"]
+__all__ = [
+    "COMPARED",
+    "COMPARED_QUORUM",
+    "MAX_TTL",
+    "QueueSettings",
+    "assert_equivalent",
+    "queue_settings",
+    "string_argument",
+]
 
 MAX_TTL = 315_360_000_000
 """Milliseconds: ten years, RabbitMQ's limit for all that expires."""
@@ -31,6 +39,15 @@ COMPARED = (
     "x-overflow",
     "x-queue-mode",
 )
+COMPARED_QUORUM = (
+    "x-delivery-limit",
+    "x-quorum-initial-group-size",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-queue-leader-locator",
+)
+"""What two declarations of a quorum queue must have in common besides."""
+
 _QUORUM_ONLY = (
     "x-delivery-limit",
     "x-dead-letter-strategy",

@@ -18,7 +18,7 @@ from limehub.broker.state.publication import (
     copies,
     without_blind_copies,
 )
-from limehub.broker.state.queue import Queue
+from limehub.broker.state.queue import DEEP, Queue
 from limehub.broker.state.vhost import VirtualHost
 from limehub.broker.tables import Table
 
@@ -124,10 +124,11 @@ class Channel:
             expires = self.vhost.timers.clock() + int(known.expiration) / 1000
         _, _, address, raw, body, _ = publication
         persistent = known.persistent
+        size = self.vhost.one_size(len(body))
         accepted, stored = True, False
         for queue in queues:
             message = Message(
-                self.vhost.next_number(), address, raw, body, len(body), known.priority, expires
+                self.vhost.next_number(), address, raw, body, size, known.priority, expires
             )
             accepted = queue.publish(message, persistent=persistent) and accepted
             stored = stored or message.stored
@@ -214,6 +215,8 @@ class Channel:
         self._unacked[tag] = Unacked(message, consumer.queue, consumer)
         consumer.unacked += 1
         self.outstanding += 1
+        if message.in_file and consumer.queue.unacked > DEEP:
+            message.leave_memory()
 
     def get(self, queue: Queue, *, no_ack: bool) -> tuple[int, Message, int] | None:
         """Take one message: (delivery tag, message, how many are left), or None."""

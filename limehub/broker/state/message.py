@@ -9,13 +9,13 @@ from limehub.broker.tables import text_of
 __all__ = ["Message", "address_of", "read_address"]
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Message:
     """*address*: exchange and routing key as they go over the wire, two short strings.
 
     *number* grows with each message of the broker and is its place in the queue. *expires*: on the
-    broker's clock. *stored*: it has, or will have, a row in the file. *address*, *properties* and
-    *body* are None while only the file has them; *size* is the body's.
+    broker's clock. *stored*: it has, or will have, a row in the file; *in_file*: it has. *address*,
+    *properties* and *body* are None while only the file has them; *size* is the body's.
     """
 
     number: int
@@ -26,6 +26,7 @@ class Message:
     priority: int = 0
     expires: float | None = None
     stored: bool = False
+    in_file: bool = False
     redelivered: bool = False
     deliveries: int = 0
 

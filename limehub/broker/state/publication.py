@@ -27,6 +27,8 @@ class Publication(NamedTuple):
 def checked_properties(raw: bytes, user: str) -> Properties:
     """Read the properties of what *user* publishes. Raises ChannelRefusal (406)."""
     known = read_properties(raw)
+    if known.mode not in (1, 2):
+        raise ChannelRefusal(406, f"invalid message: {{delivery_mode_unknown,{known.mode}}}")
     if known.user_id is not None and known.user_id.decode(errors="replace") != user:
         given = known.user_id.decode(errors="replace")
         text = f"user_id property set to '{given}' but authenticated user was '{user}'"

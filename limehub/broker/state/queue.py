@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DEEP", "Queue"]
 
 DEEP = 1000
-"""From this many ready messages on, what the file has does not stay in memory."""
+"""From this many ready or unacked messages on, what the file has does not stay in memory."""
 _PAGE = 200
 """Messages read from the file at a time."""
 _TRY_AGAIN = 5.0

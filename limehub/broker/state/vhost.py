@@ -9,6 +9,7 @@ from limehub.broker.properties import headers_of, read_properties
 from limehub.broker.refusals import ChannelRefusal, ConnectionRefusal
 from limehub.broker.state.arguments import (
     COMPARED,
+    COMPARED_QUORUM,
     assert_equivalent,
     queue_settings,
     string_argument,
@@ -33,6 +34,7 @@ _BUILT_IN = (
     ("amq.headers", "headers"),
     ("amq.match", "headers"),
 )
+_SIZES = 4096
 _CLASSIC = Field(b"S", b"classic")
 
 
@@ -59,6 +61,7 @@ class VirtualHost:
         self.dirty: dict[Queue, None] = {}
         self._numbers = itertools.count(1) if numbers is None else numbers
         self._rows = itertools.count(1) if rows is None else rows
+        self._sizes: dict[int, int] = {}
         self._router = Router(self.exchanges, self.queues)
 
     def settle(self) -> None:
@@ -242,6 +245,8 @@ class VirtualHost:
         kind = "x-queue-type"
         if arguments.get(kind, _CLASSIC) != found.arguments.get(kind, _CLASSIC):
             assert_equivalent(found.where, kind, arguments.get(kind), found.arguments.get(kind))
+        for name in COMPARED_QUORUM if found.settings.quorum else ():
+            assert_equivalent(found.where, name, arguments.get(name), found.arguments.get(name))
 
     def delete_queue(
         self, name: str, by: object, *, if_unused: bool = False, if_empty: bool = False
@@ -328,6 +333,12 @@ class VirtualHost:
     def route(self, exchange: Exchange, keys: Sequence[str], raw: bytes) -> Sequence[Queue]:
         """Return the queues that a message reaches, each once. *raw*: its properties."""
         return self._router.route(exchange, keys, raw)
+
+    def one_size(self, size: int) -> int:
+        """Return the number that all messages of this *size* share: a million of them add up."""
+        if len(self._sizes) > _SIZES:
+            self._sizes.clear()
+        return self._sizes.setdefault(size, size)
 
     def next_number(self) -> int:
         """Return the number of a new message."""

@@ -69,7 +69,10 @@ class Batch:
         self.calls += later.calls
 
     def write(self, database: sqlite3.Connection) -> None:
-        """Write all in one transaction; runs in the native thread. Raises sqlite3.Error."""
+        """Write all in one transaction, twice does no harm. In the native thread.
+
+        Raises sqlite3.Error.
+        """
         database.execute("BEGIN IMMEDIATE")
         try:
             for statement, values in self._statements:
@@ -109,4 +112,4 @@ def _chunks(rows: list[MessageRow]) -> Iterator[list[MessageRow]]:
 
 def _insertion(rows: int) -> str:
     places = ",".join("?" * _COLUMNS)
-    return f"INSERT INTO message VALUES {','.join([f'({places})'] * rows)}"  # noqa: S608 - placeholders only
+    return f"INSERT OR REPLACE INTO message VALUES {','.join([f'({places})'] * rows)}"  # noqa: S608 - placeholders only

@@ -31,7 +31,7 @@ _TIDY_AFTER = 0.5
 """Free pages go back to the file system every so many batches and seconds."""
 _TIDY_PAGES = 2000
 _WORTH_TIDYING = 256
-_FULL = 64 * 1024 * 1024
+_FULL = 8 * 1024 * 1024
 """Bytes on their way to the file from which on publishers have to wait."""
 
 
@@ -54,6 +54,7 @@ class FileStore:
         self._flying: Batch | None = None
         self._scheduled = False
         self._written = 0
+        self._identity: tuple[int, int] | None = None
         self._tidy_timer: gevent.Greenlet[[], None] | None = None
 
     def open(self) -> sqlite3.Connection:
@@ -67,6 +68,7 @@ class FileStore:
             self._lock.release()
             raise
         self.reader = connect(self.path)
+        self._identity = _identity(self.path)
         self._loop = gevent.get_hub().loop
         self._pool = ThreadPool(1)
         return self.reader
@@ -134,13 +136,14 @@ class FileStore:
         for number, address, properties, body in rows.fetchall():
             message = wanted.pop(number)
             message.address, message.properties, message.body = address, properties, body
+            message.in_file = True
         if wanted:
             raise StorageError(f"{self.path}: {len(wanted)} messages are missing")
 
     def add_exchange(self, vhost: str, exchange: Exchange) -> None:
         """Keep an exchange."""
         self._execute(
-            "INSERT INTO exchange VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO exchange VALUES (?, ?, ?, ?, ?, ?)",
             vhost,
             _raw(exchange.name),
             exchange.kind,
@@ -158,7 +161,7 @@ class FileStore:
     def add_queue(self, vhost: str, queue: Queue) -> None:
         """Keep a queue."""
         self._execute(
-            "INSERT INTO queue VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?)",
             queue.row,
             vhost,
             _raw(queue.name),
@@ -216,11 +219,23 @@ class FileStore:
         self._flying = batch
         self._written += 1
         tidy = self._written % _TIDY_EVERY == 0
-        result = self._pool.spawn(_write, self._writer, batch, tidy)
+        result = self._pool.spawn(self._write, batch, tidy)
         result.rawlink(lambda done: self._landed(batch, new, done.value))
 
+    def _write(self, batch: Batch, tidy: bool) -> Exception | None:
+        """Runs in the native thread. Returns what went wrong; nothing was written then."""
+        try:
+            if _identity(self.path) != self._identity:
+                return FileNotFoundError("the file was removed or replaced; put it back")
+            batch.write(self._writer)
+        except Exception as error:  # noqa: BLE001 - border of the thread: else it would count
+            return error
+        if tidy:
+            _tidy(self._writer)
+        return None
+
     def _landed(
-        self, batch: Batch, new: list[tuple[Queue, Message]], error: sqlite3.Error | None
+        self, batch: Batch, new: list[tuple[Queue, Message]], error: Exception | None
     ) -> None:
         if error is not None:
             self._refused(batch, new, error)
@@ -238,9 +253,7 @@ class FileStore:
         else:
             self._tidy_later()
 
-    def _refused(
-        self, batch: Batch, new: list[tuple[Queue, Message]], error: sqlite3.Error
-    ) -> None:
+    def _refused(self, batch: Batch, new: list[tuple[Queue, Message]], error: Exception) -> None:
         if self.failure is None:
             log.error(
                 "the data file cannot be written; publishers wait",
@@ -268,19 +281,24 @@ class FileStore:
         self._tidy_timer = None
 
 
-def _write(database: sqlite3.Connection, batch: Batch, tidy: bool) -> sqlite3.Error | None:
-    """Runs in the native thread. Returns what SQLite could not do."""
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tell a file from another of the same name; None if there is none."""
     try:
-        batch.write(database)
-        if tidy:
-            _tidy(database)
-    except sqlite3.Error as error:
-        return error
-    return None
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _tidy(database: sqlite3.Connection) -> bool:
     """Give free pages back to the file system; whether there are more. In the native thread."""
+    try:
+        return _vacuum(database)
+    except sqlite3.Error:  # a full disk, say; what was written before stands, and this can wait
+        return False
+
+
+def _vacuum(database: sqlite3.Connection) -> bool:
     (free,) = database.execute("PRAGMA freelist_count").fetchone()
     if free < _WORTH_TIDYING:
         return False
@@ -293,7 +311,8 @@ def _tidy(database: sqlite3.Connection) -> bool:
 def _leave_memory(new: list[tuple[Queue, Message]]) -> None:
     """What is in the file now, and far from being delivered, need not be in memory too."""
     for queue, message in new:
-        if len(queue.backlog) > DEEP and message.body is not None:
+        message.in_file = True
+        if len(queue.backlog) > DEEP or queue.unacked > DEEP:
             message.leave_memory()
 
 

@@ -103,10 +103,11 @@ def _restore_messages(database: sqlite3.Connection, queues: dict[int, Queue]) ->
                     None,
                     None,
                     None,
-                    size,
+                    queue.vhost.one_size(size),
                     priority,
                     expires,
                     stored=True,
+                    in_file=True,
                     redelivered=True,  # it may have been delivered before the end
                     deliveries=deliveries,
                 )
