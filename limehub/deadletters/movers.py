@@ -32,6 +32,8 @@ SEND_TIMEOUT = 30.0
 LAST_CONFIRMS = 1.0
 """Seconds that a killed move waits for the confirms of what it has sent."""
 
+LOST = "the connection was lost before it was removed"
+
 Prepare = Callable[[DeadLetter, Delivery], Outgoing | str]
 """Makes of a dead letter what is sent, or says why it stays."""
 
@@ -71,7 +73,7 @@ class Remover:
         if self._walk.ack(delivery):
             self._tally.succeed()
         else:
-            self._tally.fail(letter.id, "the connection was lost before it was removed")
+            self._tally.fail(letter.id, LOST)
 
     def finish(self) -> None:
         """Nothing is on its way."""
@@ -130,6 +132,8 @@ class Sender:
 
     def _moved(self, letter: DeadLetter, delivery: Delivery) -> str:
         """Return why it stays; empty if it is moved."""
+        if delivery.is_stale:  # it is back in the queue: what is sent now would be there twice
+            return LOST
         message = self._prepare(letter, delivery)
         if isinstance(message, str):
             return message

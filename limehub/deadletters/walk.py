@@ -182,6 +182,7 @@ class Walk:
                 return  # deleted meanwhile, with all that was in it
             if delivery is None:
                 return
+            self._check(delivery.channel)  # it may have come before its channel went
             self.seen += 1
             self._note(delivery)
             yield delivery
@@ -235,8 +236,11 @@ class Walk:
     def _check_channels(self) -> None:
         """Raise if a channel is gone. A consumer that the broker ended has no queue any more."""
         for channel in self._windows:
-            if channel.closed is not None:
-                raise channel.closed
+            self._check(channel)
+
+    def _check(self, channel: Channel) -> None:
+        if channel.closed is not None:
+            raise channel.closed
 
     def _move_on(self) -> None:
         """Begin the next window when this one is used up."""

@@ -18,6 +18,7 @@ from tests.support.waiting import wait_until
 
 ON_BOTH = {
     "test_deadletters",
+    "test_desk_faults",
     "test_order",
     "test_publisher",
     "test_reconnect",
