@@ -31,6 +31,8 @@ class LimehubError(Exception):
     """Anything that limehub reports as one clear message instead of a traceback."""
 
     exit_code: ClassVar[int] = 70
+    advice: ClassVar[str | None] = None
+    """What a person can do about it, where the text does not say so itself."""
 
 
 class ConfigError(LimehubError):
@@ -116,6 +118,10 @@ class HandlerCrash(LimehubError):
     """A handler failed under the policy `crash`; names handler, queue, message."""
 
     exit_code = 6
+    advice = (
+        "the event stays in its queue and comes again; event_handler.catch_handler_exceptions = "
+        "true, or on_error of the handler, sends failures to the dead letter queue instead"
+    )
 
 
 class NothingMatched(LimehubError):

@@ -183,7 +183,8 @@ class Server:
         """Stop in order. Returns the exit code."""
         error = self._ending.error
         if error is not None:
-            log.error("stopping", extra={"cause": str(error), "exit_code": error.exit_code})
+            why = {"cause": str(error), "exit_code": error.exit_code, "advice": error.advice}
+            log.error("stopping", extra=why)
         else:
             log.info("stopping")
         self.systemd.stopping()
