@@ -1,6 +1,6 @@
 # Everything a newcomer or a CI machine needs; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test soak bench lint format clean setup broker chromium
+.PHONY: help run demo test soak bench lint format clean setup broker chromium clients
 SHELL := /bin/sh
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest tests $(wildcard plugins/*/tests)
@@ -16,10 +16,10 @@ run: ## start limehub with the packages in plugins/ and a broker; ARGS="--worker
 demo: ## a CRM at work for the server of `make run`; ARGS="--rate 100 --fail-rate 0.2"
 	@$(BIN)/limehub publish --demo --fail-rate 0.05 $(ARGS)
 
-test: setup broker chromium ## linters, types and the whole test suite; ARGS="-k retry"
+test: setup broker chromium clients ## linters, types and the whole test suite; ARGS="-k retry"
 	@$(BIN)/python -m scripts.run_tests --beside "$(MAKE) --no-print-directory lint" $(ARGS)
 
-soak: setup broker chromium ## the test suite with full durations and more rounds
+soak: setup broker chromium clients ## the test suite with full durations and more rounds
 	@LIMEHUB_SOAK=1 $(PYTEST) $(ARGS)
 
 bench: setup broker ## limehub beside its peers; SECTIONS="p1000 p10" ROUNDS=3 PEERS="limehub yapw"
@@ -47,6 +47,9 @@ setup:
 # A machine without RabbitMQ skips the tests that need it, but not in CI.
 broker:
 	@scripts/install-rabbitmq || [ "$$CI" != true ]
+
+clients:
+	@scripts/install-clients || [ "$$CI" != true ]
 
 chromium:
 	@scripts/install-chromium || [ "$$CI" != true ]
