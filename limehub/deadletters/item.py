@@ -29,7 +29,7 @@ from limehub.deadletters.plain import (
     preview_of,
     text_of,
 )
-from limehub.deadletters.wire import FLAT, to_json
+from limehub.deadletters.wire import FLAT, PLAIN, to_json
 
 __all__ = [
     "EXPIRES_AT",
@@ -108,7 +108,7 @@ class WholeDeadLetter:
     large one the beginning only, then *body_truncated*."""
 
     item: DeadLetter = field(metadata=FLAT)
-    body: Any
+    body: Any = field(metadata=PLAIN)
     body_encoding: BodyEncoding
     body_truncated: bool
     headers: Mapping[str, Any]

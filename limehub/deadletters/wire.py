@@ -1,7 +1,8 @@
 """From the desk's values to JSON: one rule for all, which the contract of the API follows too.
 
 Times are RFC 3339, tuples lists. An attribute whose default is None is left out while it is None;
-one with `metadata=FLAT` puts its own attributes in its place.
+one with `metadata=FLAT` puts its own attributes in its place, one with `metadata=PLAIN` is JSON
+already: going through a body of 1 MiB takes the hub from the handlers for a tenth of a second.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import attrs
 
 from limehub.deadletters.plain import rfc3339
 
-__all__ = ["FLAT", "is_optional", "to_json"]
+__all__ = ["FLAT", "PLAIN", "is_optional", "to_json"]
 
 FLAT = {"flat": True}
+PLAIN = {"plain": True}
 
 
 def to_json(value: Any) -> Any:
@@ -43,6 +45,8 @@ def _fields_of(value: Any) -> dict[str, Any]:
         given = getattr(value, attribute.name)
         if attribute.metadata.get("flat"):
             found |= _fields_of(given)
+        elif attribute.metadata.get("plain"):
+            found[attribute.name] = given
         elif given is not None or not is_optional(attribute):
             found[attribute.name] = to_json(given)
     return found

@@ -29,7 +29,7 @@ __all__ = ["Looks"]
 
 HOLDS = 10.0
 """Seconds that an answer holds while the depth of the queue is the same."""
-COSTLY, LONGEST = 5.0, 30.0
+COSTLY, LONGEST = 10.0, 30.0
 """For people: so many times what it took, but no more seconds than this."""
 MOST = 16
 

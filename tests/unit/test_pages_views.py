@@ -11,11 +11,20 @@ import pytest
 from attrs import evolve
 
 from limehub.config.show import Row
+from limehub.deadletters.item import Cause, DeadLetter, WholeDeadLetter
 from limehub.deadletters.results import AppCount
 from limehub.observe.depths import Depth
 from limehub.web.live import Broker, Reading
 from limehub.web.pages import words
-from limehub.web.pages.letters import WrongFilter, address, body_problem, chosen_of, rows_of
+from limehub.web.pages.letters import (
+    WrongFilter,
+    address,
+    body_problem,
+    body_text,
+    chosen_of,
+    place_of,
+    rows_of,
+)
 from limehub.web.pages.login import local
 from limehub.web.pages.overview import message_of, overview_of
 from limehub.web.pages.settings import tables_of
@@ -306,3 +315,43 @@ def test_settings_stand_in_their_tables_with_who_set_them() -> None:
     assert (first.name, first.settings[0].origin) == ("", "limehub.toml:1")
     assert (web.name, web.settings[0].value, web.settings[0].is_set) == ("web", "not set", False)
     assert (plugin.name, plugin.settings[0].value) == ('plugins."a.b"', '"x"')
+
+
+def whole(body: Any, size: int) -> WholeDeadLetter:
+    item = DeadLetter(
+        id="x",
+        message_id=None,
+        application=None,
+        exchange="",
+        routing_key="",
+        queue="",
+        handler="",
+        exception=Cause(),
+        reason="",
+        attempts=1,
+        first_failed_at=None,
+        last_failed_at=None,
+        expires_at=None,
+        size=size,
+        content_type=None,
+        preview="",
+    )
+    return WholeDeadLetter(
+        item=item,
+        body=body,
+        body_encoding="json",
+        body_truncated=False,
+        headers={},
+        properties={},
+        traceback="",
+    )
+
+
+def test_only_a_small_body_gets_line_breaks_which_keep_the_hub_busy() -> None:
+    assert body_text(whole({"a": [1]}, 7)) == '{\n  "a": [\n    1\n  ]\n}'
+    assert body_text(whole({"a": [1]}, 100_000)) == '{"a": [1]}'
+
+
+def test_the_folders_of_an_installation_are_not_shown() -> None:
+    assert place_of("/srv/lib/site-packages/shop/deals.py:7 in sum") == "shop/deals.py:7 in sum"
+    assert place_of("/srv/shop/deals.py:7 in sum") == "/srv/shop/deals.py:7 in sum"

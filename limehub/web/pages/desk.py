@@ -33,7 +33,7 @@ LIST_SECONDS = 3.0
 """So long a page looks for events that match; it says where it stopped, and goes on from there."""
 PATIENCE = 1.0
 """Seconds that a page waits for an operation before it shows its progress instead."""
-RAW_BYTES = 262_144
+RAW_BYTES = SHOWN_CHARACTERS = 262_144
 MOST_IDS = 1000
 """A page has 50 boxes to tick. Showing 100,000 again would keep the hub from the handlers."""
 
@@ -111,7 +111,16 @@ class DeskPages:
         """Show one dead letter, whole; with `?raw=1` its body as it came."""
         letter = self.office.desk.show(app, id)
         raw = self._raw(app, id) if request.args.get("raw") else None
-        return self.pages.show("event", app=app, letter=letter, item=letter.item, raw=raw)
+        body = body_text(letter) if raw is None else raw
+        return self.pages.show(
+            "event",
+            app=app,
+            letter=letter,
+            item=letter.item,
+            is_raw=raw is not None,
+            body=body[:SHOWN_CHARACTERS],
+            is_cut=letter.body_truncated or len(body) > SHOWN_CHARACTERS,
+        )
 
     def deleted(self, app: str) -> Any:
         """Show what can still be brought back."""

@@ -15,7 +15,6 @@ from limehub.web.pages import words
 from limehub.web.pages.assets import asset_url
 from limehub.web.pages.letters import (
     address,
-    body_text,
     cause_of,
     done_share,
     place_of,
@@ -67,7 +66,6 @@ class Pages:
             "asset": asset_url,
             "address": address,
             "cause_of": cause_of,
-            "body_text": body_text,
             "place_of": place_of,
             "rows_of": rows_of,
             "done_share": done_share,
