@@ -72,6 +72,12 @@ def test_the_unit_is_hardened_by_systemds_own_measure(tmp_path: Path) -> None:
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
+def test_the_unit_leaves_the_server_what_its_own_metrics_are_read_from() -> None:
+    assert any("process_" in text for text in expressions())
+    # Without /proc/stat, the boot time, prometheus_client gives none of them.
+    assert unit().get("ProcSubset", "all") == "all"
+
+
 def test_the_unit_waits_longer_than_a_stop_may_take() -> None:
     assert float(unit()["TimeoutStopSec"]) >= Config().event_handler.shutdown_grace + ROOM
 
