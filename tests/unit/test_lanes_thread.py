@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -37,6 +38,28 @@ def lane() -> Iterator[ThreadLane]:
     lane = ThreadLane()
     yield lane
     lane.close()
+
+
+CHILDREN = """
+import multiprocessing, os, subprocess, sys
+
+def runs(code):
+    assert subprocess.run(["sh", "-c", f"exit {code}"]).returncode == code
+    piped = subprocess.run(["cat"], input=str(code), capture_output=True, text=True)
+    assert (piped.returncode, piped.stdout) == (0, str(code))
+
+def forks(code):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+
+def multiprocesses(code):
+    child = multiprocessing.get_context("fork").Process(target=sys.exit, args=(code,))
+    child.start()
+    child.join()
+    assert child.exitcode == code
+"""
 
 
 def limit(seconds: float) -> TimeLimit:
@@ -358,3 +381,14 @@ def test_a_thread_that_never_ends_does_not_keep_the_process() -> None:
         check=False,
     )
     assert (done.stdout, done.returncode) == ("end\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("name", ["runs", "forks", "multiprocesses"])
+def test_a_handler_in_a_thread_may_start_processes(lane: ThreadLane, name: str) -> None:
+    space: dict[str, Any] = {}
+    exec(textwrap.dedent(CHILDREN), space)
+    call = lane.bind(lambda event, _message: space[name](event.body), None)
+    runs = [gevent.spawn(run, call, code) for _ in range(10) for code in (0, 1, 7, 42)]
+    assert len(gevent.joinall(runs, timeout=60)) == len(runs)
+    for each in runs:
+        each.get()

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import gevent.hub
 import greenlet
 from gevent import GreenletExit, monkey
 from gevent.event import Event as Signal
 
 from limehub.forks import end_child
+from limehub.workers.lanes.children import Children
 from limehub.workers.lanes.stacks import stack_of
 
 __all__ = ["Job", "NativeThreads"]
@@ -38,6 +40,7 @@ class NativeThreads:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._children = Children()
         self._ended: deque[Job] = deque()
         # Only while jobs run: then the hub has something to wait for, else it must not.
         self._doorbell = gevent.get_hub().loop.async_()
@@ -53,7 +56,7 @@ class NativeThreads:
         self._running += 1
         if self._running > self.size:
             self.size += 1
-            _NativeThread(self._jobs)
+            _NativeThread(self._jobs, self._children)
         self._jobs.put(job)
         return job
 
@@ -61,6 +64,7 @@ class NativeThreads:
         """End the threads that are idle; the others end after their job."""
         if not self._closed:
             self._closed = True
+            self._children.close()
             for _ in range(self.size):
                 self._jobs.put(None)
 
@@ -118,8 +122,10 @@ class _NativeThread:
     again where it was struck; and what is pending is cleared before the job is reported.
     """
 
-    def __init__(self, jobs: SimpleQueue[Job | None]) -> None:
+    def __init__(self, jobs: SimpleQueue[Job | None], children: Children) -> None:
         self._jobs = jobs
+        self._children = children
+        self._hub_class = type(gevent.get_hub())
         self._lock = _native_lock()
         self._current: Job | None = None
         self._finished: Job | None = None
@@ -154,7 +160,9 @@ class _NativeThread:
     def _live(self) -> None:
         self._ident = _native_ident()
         self._greenlet = greenlet.getcurrent()
-        self._hub = gevent.get_hub()
+        self._hub = self._hub_class(self._children.loop())
+        hubs: Any = gevent.hub
+        hubs.set_hub(self._hub)
         # A hub whose greenlet waits for another thread must not take that for the end.
         visitors = self._hub.loop.async_()
         visitors.start(lambda: None)
