@@ -144,12 +144,25 @@ class Stream(AbstractStreamTransport):
         self._protocol = protocol
         self._loop = gevent.get_hub().loop
         self._over = False
+        self._paused = False
         self._reader = self._loop.io(sock.fileno(), 1)
         self._writer = self._loop.io(sock.fileno(), 2)
 
     def start(self) -> None:
         """Begin to read; what TLS already holds is delivered first."""
         self._reader.start(self._guarded, self._readable)
+
+    def pause(self) -> None:
+        """Read no more until `resume`: the peer waits once the kernel's buffers are full. A peer
+        whose bytes wait unread is not taken for dead."""
+        self._paused = True
+        self._reader.stop()
+
+    def resume(self) -> None:
+        """Read on after `pause`; else harmless."""
+        if self._paused and not self._over:
+            self._paused = False
+            self.start()
 
     def get_protocol(self) -> Any:
         """Return the connection above."""

@@ -29,6 +29,8 @@ FIRST_WINDOW = 32
 SMALLEST_WINDOW, LARGEST_WINDOW, LARGEST_WHOLE = 4, 4096, 512
 WINDOW_BYTES = 16 * 1024 * 1024
 """About how much of bodies may be on the way to us; the broker would send the whole queue."""
+WAITING_BYTES = 8 * 1024 * 1024
+"""When more of them wait for us, we read no more: what comes next may be larger than what came."""
 MOST_WINDOWS = 1000
 """Each has a channel of its own, and a connection has 2047 of them."""
 
@@ -172,6 +174,9 @@ class Walk:
         self._largest = 1
         self._stopped_amid_returned = False
         self._is_gone = False
+        self._waiting = 0
+        self._is_asking = False
+        self._is_closing = False
         self.total = self._ready()
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -209,6 +214,8 @@ class Walk:
         Raises ConnectionLost.
         """
         self._take_all_returned()
+        self._is_closing = True
+        self.connection.stream.resume()
         for window in self._windows.values():
             self._fill(window)
             window.end()
@@ -231,7 +238,26 @@ class Walk:
                 continue
             if delivery is None:
                 self._check_channels()
+            else:
+                self._came(delivery)
             return delivery
+
+    def _came(self, delivery: Delivery) -> None:
+        self._waiting -= len(delivery.body)
+        if self._waiting <= WAITING_BYTES // 2:
+            self.connection.stream.resume()
+
+    def _wait(self, delivery: Delivery, heads: Heads | None) -> None:
+        """Have *delivery* wait for us, perhaps without its tail; runs in the hub."""
+        size = len(delivery.body) if heads is None else heads.cut(delivery)
+        if self._is_closing:  # it goes back, unseen: nobody needs its body
+            return
+        if size > len(delivery.body):
+            self._sizes[delivery] = size
+        self._arrived.put(delivery)
+        self._waiting += len(delivery.body)
+        if self._waiting > WAITING_BYTES and not self._is_asking:
+            self.connection.stream.pause()
 
     def _check_channels(self) -> None:
         """Raise if a channel is gone. A consumer that the broker ended has no queue any more."""
@@ -260,9 +286,7 @@ class Walk:
         def take(deliveries: list[Delivery]) -> None:
             window.held += len(deliveries)
             for delivery in deliveries:
-                if heads is not None:
-                    self._sizes[delivery] = heads.cut(delivery)
-                self._arrived.put(delivery)
+                self._wait(delivery, heads)
 
         window.channel.on_closed = lambda _error: self._arrived.put(None)
         window.consumer = window.channel.consume(
@@ -320,11 +344,15 @@ class Walk:
         return ready
 
     def _ready(self) -> int:
+        self._is_asking = True  # the answer stands behind all that is on its way
+        self.connection.stream.resume()
         try:
             return self._watch.check_queue(self.queue)[0]
         except QueueMissing:
             self._is_gone = True
             return 0
+        finally:
+            self._is_asking = False
 
 
 def _came_back(delivery: Delivery) -> bool:

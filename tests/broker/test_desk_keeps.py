@@ -209,6 +209,12 @@ def memory() -> float:
     return float(psutil.Process(os.getpid()).memory_info().rss) / 2**20
 
 
+def watch(peak: list[float]) -> None:
+    while True:
+        peak[0] = max(peak[0], memory())
+        gevent.sleep(0.01)
+
+
 @pytest.mark.parametrize("size", [300_000, 1_000_000])
 def test_looking_through_large_bodies_takes_no_memory_and_finds_what_is_at_their_beginning(
     place: Place, size: int
@@ -221,16 +227,32 @@ def test_looking_through_large_bodies_takes_no_memory_and_finds_what_is_at_their
     ]
     fill(place.connection, letters)
     idle, peak = memory(), [0.0]
-
-    def watch() -> None:
-        while True:
-            peak[0] = max(peak[0], memory())
-            gevent.sleep(0.01)
-
-    watcher = gevent.spawn(watch)
+    watcher = gevent.spawn(watch, peak)
     assert place.desk.list(APP, Filter(text="needle"), limit=1).matched == 150
     assert place.desk.groups(APP).groups[0].count == 150
     assert place.desk.requeue(APP).requeued == 150
+    watcher.kill()
+    assert peak[0] - idle < 100
+
+
+def test_large_bodies_behind_many_small_ones_take_no_memory_when_they_are_moved(
+    place: Place,
+) -> None:
+    small, large = dead(0), dead(0, body=json.dumps({"filler": "x" * 1_000_000}).encode())
+    letters = [
+        evolve(each, headers={**each.headers, "x-limehub-id": f"id-{number}"})
+        for number, each in enumerate([small] * 1500 + [large] * 250)
+    ]
+    fill(place.connection, letters)
+    del letters
+    idle, peak = memory(), [0.0]
+    watcher = gevent.spawn(watch, peak)
+    # The trial ends where the large ones begin: they come all the same, and go back.
+    assert place.desk.requeue(APP, limit=1500).remaining == 250
+    deleted = place.desk.delete(APP)
+    assert place.desk.undo(deleted.operation, app=APP).restored == 250
+    assert sum(1 for _ in place.desk.export(APP)) == 250
+    assert place.desk.requeue(APP).requeued == 250
     watcher.kill()
     assert peak[0] - idle < 100
 
