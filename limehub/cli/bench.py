@@ -25,6 +25,7 @@ __all__ = ["bench"]
 @click.option("--url", metavar="URL", help="This broker instead of the configured one.")
 @click.option(
     "--count",
+    metavar="N",
     type=click.IntRange(100, 10_000_000),
     default=20_000,
     show_default=True,
@@ -32,6 +33,7 @@ __all__ = ["bench"]
 )
 @click.option(
     "--prefetch",
+    metavar="N",
     type=click.IntRange(1, 65_535),
     default=1000,
     show_default=True,

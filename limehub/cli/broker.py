@@ -37,7 +37,12 @@ def _users(_context: object, _option: object, users: tuple[str, ...]) -> tuple[s
 
 @click.command()
 @config_option
-@click.option("--listen", callback=_address, metavar="HOST:PORT", help="Default 127.0.0.1:5672.")
+@click.option(
+    "--listen",
+    callback=_address,
+    metavar="HOST:PORT",
+    help="Port 0 is any free one.  [default: broker.listen, else 127.0.0.1:5672]",
+)
 @click.option(
     "--data",
     type=click.Path(dir_okay=False, path_type=Path),

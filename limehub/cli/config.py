@@ -20,7 +20,7 @@ def config() -> None:
     """Look at the configuration in effect."""
 
 
-@config.command()
+@config.command(short_help="Print every key with its effective value.")
 @config_option
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
 @json_option

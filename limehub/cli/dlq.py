@@ -49,12 +49,13 @@ def dlq() -> None:
     """
 
 
-@dlq.command(name="list")
+@dlq.command(name="list", short_help="List them, or all apps with their counts.")
 @config_option
 @app_argument
 @filter_options
 @click.option(
     "--limit",
+    metavar="N",
     type=click.IntRange(1, LARGEST_PAGE),
     default=PAGE,
     show_default=True,
@@ -83,7 +84,7 @@ def list_(
         print_page(page, as_json=as_json)
 
 
-@dlq.command()
+@dlq.command(short_help="Group them by exception and place.")
 @config_option
 @app_argument
 @filter_options
@@ -97,7 +98,7 @@ def groups(config: Path | None, app: str | None, as_json: bool, **conditions: An
         print_groups(found, as_json=as_json)
 
 
-@dlq.command()
+@dlq.command(short_help="Show one, whole.")
 @config_option
 @app_argument
 @click.argument("identity", metavar="ID", required=False)
@@ -122,7 +123,7 @@ def show(
         print_whole(whole)
 
 
-@dlq.command()
+@dlq.command(short_help="Send them back to the handlers that failed.")
 @action_options
 @click.option(
     "--to",
@@ -153,7 +154,7 @@ def requeue(
         report(desk.carry_out("requeue", named, what, work), named, as_json=as_json)
 
 
-@dlq.command()
+@dlq.command(short_help="Delete them; `undo` brings them back for an hour.")
 @action_options
 @click.option("--for-good", is_flag=True, help="At once, without the hour to undo it.")
 def delete(
@@ -185,7 +186,7 @@ def delete(
         report(desk.carry_out("delete", named, what, work), named, as_json=as_json)
 
 
-@dlq.command()
+@dlq.command(short_help="Bring back what was deleted.")
 @config_option
 @app_argument
 @click.argument("operation", required=False)
@@ -211,7 +212,7 @@ def undo(
         report(moved, named, as_json=as_json)
 
 
-@dlq.command()
+@dlq.command(short_help="Write them whole, as JSON lines.")
 @config_option
 @app_argument
 @filter_options

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["on_terminal", "print_json", "print_pairs", "print_table", "say", "visible", "warn"]
 
@@ -20,6 +23,8 @@ Style = Callable[[Row], str | None]
 """Row -> a rich style such as `red`, or None."""
 
 _GAP = "  "
+_NARROWEST = 30
+"""Letters that the widest column of a table may be folded to; below that it is no table."""
 
 
 def visible(value: object) -> str:
@@ -54,12 +59,15 @@ def print_json(value: Any) -> None:
 def print_table(
     columns: Sequence[str], rows: Iterable[Row], *, empty: str = "", style: Style | None = None
 ) -> None:
-    """Print *rows* under *columns*; *empty* is said instead when there is no row."""
+    """Print *rows* under *columns*; *empty* is said instead when there is no row.
+
+    On a terminal too narrow for that each row becomes a block of `column  value` lines.
+    """
     rows = list(rows)
     if not rows:
         say(empty) if empty else None
     elif on_terminal():
-        _rich_table(columns, rows, style or _plain_style)
+        _for_people(columns, rows, style or _plain_style)
     else:
         _text_table(columns, rows)
 
@@ -89,9 +97,36 @@ def _text_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
         click.echo(_GAP.join(cells).rstrip())
 
 
-def _rich_table(columns: Sequence[str], rows: Sequence[Row], style: Style) -> None:
-    from rich.box import SIMPLE_HEAD
+def _for_people(columns: Sequence[str], rows: Sequence[Row], style: Style) -> None:
     from rich.console import Console
+
+    console = Console(highlight=False)
+    draw = _table if _fits(columns, rows, console.width) else _blocks
+    draw(console, columns, rows, style)
+
+
+def _fits(columns: Sequence[str], rows: Sequence[Row], width: int) -> bool:
+    """Whether all columns but the widest are shown unfolded in *width*, and that one nearly."""
+    cells = zip(columns, *rows, strict=True)
+    *others, widest = sorted(max(len(visible(cell)) for cell in column) for column in cells)
+    gaps = 3 * len(columns)
+    return sum(others) + gaps + min(widest, _NARROWEST) <= width
+
+
+def _blocks(console: Console, columns: Sequence[str], rows: Sequence[Row], style: Style) -> None:
+    from rich.text import Text
+
+    width = max(map(len, columns))
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        for name, cell in zip(columns, row, strict=True):
+            parts = (f"{name:<{width}}{_GAP}", "bold"), (visible(cell), style(row) or "")
+            console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def _table(console: Console, columns: Sequence[str], rows: Sequence[Row], style: Style) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
@@ -101,4 +136,4 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Row], style: Style) -> No
     for row in rows:
         # Text, not str: square brackets in names are no markup.
         table.add_row(*(Text(visible(cell)) for cell in row), style=style(row))
-    Console(highlight=False).print(table)
+    console.print(table)

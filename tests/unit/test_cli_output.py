@@ -35,6 +35,45 @@ def test_a_table_without_a_terminal_is_aligned_and_one_row_a_line(
     assert capsys.readouterr().out == "NAME        N\na           1\nlong\\nname  22\n"
 
 
+NAME = "lime.event_handler.solution-cool-solution.deal"
+
+
+def drawn(width: int, rows: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of a table on a terminal of *width* columns."""
+    monkeypatch.setattr("limehub.cli.output.on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    with contextlib.redirect_stdout(io.StringIO()) as stream:
+        print_table(("handler", "queue", "group"), rows)
+    return [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
+
+
+def test_a_table_that_fits_its_terminal_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = drawn(80, [("deal", NAME, "default")], monkeypatch)
+    assert lines[0].split() == ["handler", "queue", "group"]
+    assert lines[-1].split() == ["deal", NAME, "default"]
+
+
+def test_the_widest_column_alone_may_be_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = drawn(60, [("deal", NAME, "default")], monkeypatch)
+    assert lines[0].split() == ["handler", "queue", "group"]
+    assert lines[-2].split()[::2] == ["deal", "default"]
+    assert lines[-2].split()[1] + lines[-1].strip() == NAME
+
+
+def test_a_table_too_wide_for_its_terminal_becomes_blocks_of_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [("deal", NAME, "default"), ("person", NAME, "a")]
+    assert drawn(40, rows, monkeypatch) == [
+        "handler  deal",
+        f"queue    {NAME}",
+        "group    default",
+        "handler  person",
+        f"queue    {NAME}",
+        "group    a",
+    ]
+
+
 def test_an_empty_table_says_so_in_words_or_not_at_all(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
