@@ -166,3 +166,9 @@ def test_the_exit_codes_of_serve_are_those_of_the_errors() -> None:
         if isinstance(error, type) and issubclass(error, errors.LimehubError)
     }
     assert of_errors - {1} <= told  # 1 is never the end of a server
+
+
+def test_the_guide_for_developers_lists_the_folders_of_tests() -> None:
+    table = (REPOSITORY / "docs" / "development.md").read_text()
+    listed = set(re.findall(r"^\| `tests/(\w+)/` \|", table, re.MULTILINE))
+    assert listed == {path.parent.name for path in REPOSITORY.glob("tests/*/*.py")}
