@@ -106,7 +106,8 @@ def test_every_command_that_is_shown_is_one_that_limehub_takes(
     page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "crm.password").touch()  # what an example of `limehub broker` names
+    for password in re.findall(r"--user \w+:(\S+)", command):  # click looks whether it is there
+        (tmp_path / password).touch()
     parse(shlex.split(command))
 
 
