@@ -208,7 +208,9 @@ main();
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
-@pytest.mark.skipif(not (MODULES / "amqplib").exists(), reason="no amqplib: scripts/install-clients")
+@pytest.mark.skipif(
+    not (MODULES / "amqplib").exists(), reason="no amqplib: scripts/install-clients"
+)
 def test_amqplib_of_node_publishes_with_confirms_and_reconnects(
     broker: EmbeddedBroker, tmp_path: Path
 ) -> None:
@@ -218,7 +220,9 @@ def test_amqplib_of_node_publishes_with_confirms_and_reconnects(
     assert seen == EXPECTED
 
 
-@pytest.mark.skipif(shutil.which("amqp-publish") is None, reason="no amqp-tools: scripts/install-clients")
+@pytest.mark.skipif(
+    shutil.which("amqp-publish") is None, reason="no amqp-tools: scripts/install-clients"
+)
 def test_amqp_tools_declare_publish_and_get(broker: EmbeddedBroker) -> None:
     run: Callable[..., str] = tool(broker)
     assert run("amqp-declare-queue", "-d", "-q", "tools").strip() == "tools"

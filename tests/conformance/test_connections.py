@@ -138,6 +138,7 @@ def test_amqplain_is_understood(url: str) -> None:
         assert connection.connect().connected
 
 
+@pytest.mark.differs_on_4
 def test_another_protocol_is_answered_with_ours(url: str) -> None:
     with socket.create_connection(address(url), timeout=10) as sock:
         sock.sendall(b"GET / HT")

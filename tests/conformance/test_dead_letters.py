@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conformance.wire import bodies, get, publish, queue
@@ -29,6 +30,7 @@ def deaths(properties: Any) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.differs_on_4
 def test_a_rejected_message_carries_its_death(channel: BlockingChannel) -> None:
     target = queue(channel)
     q = source(channel, target)

@@ -63,6 +63,7 @@ def test_properties_that_no_consumer_could_read_end_the_connection(url: str, lab
     assert raw.method().reply_code in (502, 541)  # ours says what was wrong
 
 
+@pytest.mark.differs_on_4
 @pytest.mark.parametrize("mode", [0, 3, 255])
 def test_an_unknown_delivery_mode_is_refused(url: str, mode: int) -> None:
     raw = Raw(url)
@@ -119,6 +120,7 @@ HELLOS = {
 }
 
 
+@pytest.mark.differs_on_4
 @pytest.mark.parametrize("label", HELLOS)
 def test_who_speaks_something_else_is_told_what_is_spoken_here(url: str, label: str) -> None:
     parameters = pika.URLParameters(url)
@@ -128,7 +130,7 @@ def test_who_speaks_something_else_is_told_what_is_spoken_here(url: str, label: 
         with contextlib.suppress(ConnectionResetError):
             while data := sock.recv(64):
                 told += data
-    assert told == HEADER or (label in ("amqp 1.0", "sasl") and "rabbit" in repr(told).lower())
+    assert told == HEADER
 
 
 def test_a_client_that_wants_tls_fails_at_once(broker: EmbeddedBroker) -> None:

@@ -83,6 +83,17 @@ class Backlog:
         self.size -= message.size
         return message
 
+    def clear(self) -> list[Message]:
+        """Take all messages, in no order."""
+        found: list[Message] = []
+        for level in self._levels:
+            found += level.waiting
+            found += [message for _, message in level.returned]
+            level.waiting.clear()
+            level.returned.clear()
+        self._count = self.size = 0
+        return found
+
     def pop_if_expired(self, now: float) -> Message | None:
         """Take a message that is at the head of its priority and has expired."""
         for level in self._levels:

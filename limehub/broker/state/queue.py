@@ -190,10 +190,10 @@ class Queue:
 
     def purge(self) -> int:
         """Drop all ready messages, without dead letters; returns how many."""
-        count = len(self.backlog)
-        while self.backlog:
-            self._forget(self.backlog.pop())
-        return count
+        self.held -= self.backlog.size
+        messages = self.backlog.clear()
+        self.vhost.store.remove([message for message in messages if message.stored])
+        return len(messages)
 
     def _was_last_delivery(self, message: Message) -> bool:
         message.deliveries += 1
@@ -205,7 +205,7 @@ class Queue:
     def _forget(self, message: Message) -> None:
         self.held -= message.size
         if message.stored:
-            self.vhost.store.remove(message)
+            self.vhost.store.remove((message,))
 
     def _dead_letter(self, message: Message, reason: str) -> None:
         if self.settings.dead_letter_exchange is None:

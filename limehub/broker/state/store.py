@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ class Store(Protocol):
     def add(self, queue: Queue, message: Message) -> None:
         """Keep a new message of *queue*."""
 
-    def remove(self, message: Message) -> None:
-        """Forget a message."""
+    def remove(self, messages: Sequence[Message]) -> None:
+        """Forget messages."""
 
     def load(self, messages: Iterable[Message]) -> None:
         """Read the content of messages that have left memory."""
@@ -61,7 +61,7 @@ class NoStore:
     def add(self, queue: Queue, message: Message) -> None:
         """Keep nothing."""
 
-    def remove(self, message: Message) -> None:
+    def remove(self, messages: Sequence[Message]) -> None:
         """Forget nothing."""
 
     def load(self, messages: Iterable[Message]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import gevent
@@ -115,10 +115,12 @@ class FileStore:
         if self._batch.size > _FULL:
             self.on_change()
 
-    def remove(self, message: Message) -> None:
-        """Forget a message."""
-        self._batch.remove(message.number)
-        self._schedule()
+    def remove(self, messages: Sequence[Message]) -> None:
+        """Forget messages."""
+        for message in messages:
+            self._batch.remove(message.number)
+        if messages:
+            self._schedule()
 
     def count_delivery(self, message: Message) -> None:
         """Keep how often a message of a quorum queue has come back."""
