@@ -14,6 +14,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from benchmarks import embedded
 from benchmarks.catalog import PEERS, REPOSITORY, Peer, Tools
 from benchmarks.goals import print_goals
 from benchmarks.report import Results, print_section
@@ -44,6 +45,12 @@ class Measuring:
                         results.setdefault(peer.name, []).append(self._run(section, peer))
         return {name: reports for name, reports in results.items() if reports}
 
+    def embedded(self) -> Results:
+        """Run and print the section of the embedded broker."""
+        results = embedded.measure(self.bench.node, self.bench.folder, self.rounds, say)
+        embedded.print_embedded(results)
+        return results
+
     def _peers(self, section: Section) -> Iterator[Peer]:
         for name in section.peers:
             wanted = {name, name.removeprefix("publish_")} & set(self.peers or section.peers)
@@ -62,7 +69,7 @@ class Measuring:
 def main() -> int:
     """Print a table a section, then the goals. Returns 0, or 1 with --strict and one missed."""
     arguments = _arguments()
-    sections = [SECTIONS[name] for name in arguments.sections]
+    sections = [SECTIONS[name] for name in arguments.sections if name in SECTIONS]
     everything = {}
     with (
         tempfile.TemporaryDirectory(prefix="limehub-bench-") as folder,
@@ -73,6 +80,8 @@ def main() -> int:
             results = everything[section.name] = measuring.section(section)
             if results:
                 print_section(section, results)
+        if embedded.NAME in arguments.sections:
+            everything[embedded.NAME] = measuring.embedded()
     met = print_goals(everything)
     return 1 if arguments.strict and not met else 0
 
@@ -126,7 +135,8 @@ def _free_port() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    names = [*SECTIONS, embedded.NAME]
+    parser.add_argument("--sections", nargs="+", choices=names, default=names)
     parser.add_argument("--peers", nargs="+", metavar="PEER", default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--strict", action="store_true", help="exit 1 if a goal is missed")

@@ -7,6 +7,7 @@ from operator import ge, gt, le
 
 from attrs import frozen
 
+from benchmarks import embedded
 from benchmarks.report import Results, Value, middle, print_rows
 
 __all__ = ["GOALS", "Goal", "print_goals"]
@@ -79,6 +80,10 @@ def _cpu(peer: str) -> Measure:
     return lambda results: middle(results[peer], lambda report: report.cpu_us)
 
 
+def _broker_cpu(peer: str) -> Measure:
+    return lambda results: middle(results[peer], lambda report: report.broker_us)
+
+
 def _of(peer: str, value: Value) -> Measure:
     return lambda results: middle(results[peer], value)
 
@@ -109,6 +114,24 @@ def _rate_goal(section: str, peer: str, how: str, limit: float, what: str) -> Go
         limit=limit,
         ceiling=_ratio(_rate(LIMIT), _rate(peer)),
     )
+
+
+def _embedded(what: str, measure: Measure, how: str, limit: float) -> Goal:
+    return Goal(section=embedded.NAME, what=what, measure=measure, how=how, limit=limit)
+
+
+def _embedded_goals() -> Iterable[Goal]:
+    deep, shallow, held = (f"{n:,}" for n in (embedded.DEEP, embedded.SHALLOW, embedded.HELD))
+    for name, megabytes in ((embedded.MEMORY, 150), (embedded.FILE, 60)):
+        yield _embedded(f"broker {name}: msg/s", _rate(name), "at least", 5_000)
+        cost = _ratio(_broker_cpu(name), _broker_cpu(embedded.RABBITMQ))
+        yield _embedded(f"broker {name}: CPU : RabbitMQ", cost, "at most", 3)
+        depth = _ratio(_rate(f"{name}, {deep} waiting"), _rate(f"{name}, {shallow} waiting"))
+        yield _embedded(f"broker {name}: msg/s at {deep} : {shallow}", depth, "at least", 0.8)
+        rss = _of(f"{name}, {held} queued", lambda report: report.rss_mb)
+        yield _embedded(f"broker {name}: MB with {held} queued", rss, "at most", megabytes)
+        ready = _ratio(_start(f"{name}, ready"), _start("imports"))
+        yield _embedded(f"broker {name}: ready : importing", ready, "at most", 1.3)
 
 
 GOALS = (
@@ -184,6 +207,7 @@ GOALS = (
         how="at most",
         limit=50,
     ),
+    *_embedded_goals(),
     Goal(
         section="start",
         what="time : importing patched gevent and pika",

@@ -23,6 +23,7 @@ __all__ = [
     "WAIT",
     "Job",
     "Meter",
+    "cpu_of",
     "rss_megabytes",
     "work_of",
 ]
@@ -128,8 +129,11 @@ def _stamp_of(body: Any) -> int:
 def _broker_cpu() -> float:
     """Seconds of CPU that the broker has used so far; 0.0 if nobody says which it is."""
     pid = os.environ.get(BROKER_VARIABLE)
-    if pid is None:
-        return 0.0
+    return 0.0 if pid is None else cpu_of(int(pid))
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -68,6 +68,25 @@ class Publisher:
             buffer[stamp_at : stamp_at + 19] = b"%019d" % time.time_ns()
             self._socket.sendall(buffer)
 
+    def send_method(self, method: Any) -> None:
+        """Send *method* on the channel."""
+        self._send(1, method)
+
+    def call(self, method: Any, answer: type) -> None:
+        """Send *method* on the channel and wait for its answer."""
+        self._call(1, method, answer)
+
+    def receive(self) -> bytes:
+        """Wait for bytes; what `call` has not used comes first. Raises ConnectionError."""
+        data, self._input = self._input or self._socket.recv(1 << 18), b""
+        if not data:
+            raise ConnectionError("the broker closed the connection")
+        return data
+
+    def unread(self, data: bytes) -> None:
+        """Give back what `receive` returned and nobody has used."""
+        self._input = data
+
     def close(self) -> None:
         """Close the channel: the answer comes when the broker has read everything."""
         self._call(1, spec.Channel.Close(200, "", 0, 0), spec.Channel.CloseOk)
@@ -99,6 +118,8 @@ class Publisher:
                     raise ConnectionError("the broker closed the connection")
                 self._input += chunk
             elif isinstance(received, frame.Method):
+                if isinstance(received.method, spec.Basic.Deliver):
+                    continue  # on its way when the consumer had enough
                 if not isinstance(received.method, answer):
                     raise ConnectionError(f"the broker answered {received.method}")
                 return
