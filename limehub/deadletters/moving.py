@@ -21,11 +21,12 @@ Chosen = Callable[[DeadLetter, Delivery], bool]
 
 @frozen(kw_only=True)
 class Move:
-    """Moves what is *chosen*, the first *limit* of it (None = all), by what *mover_of* makes."""
+    """Moves what is *chosen* (None = everything), the first *limit* of it (None = all), by what
+    *mover_of* makes."""
 
     reader: Reader
     verb: Verb
-    chosen: Chosen
+    chosen: Chosen | None
     limit: int | None
     mover_of: Callable[[Walk, Tally], Mover]
 
@@ -49,8 +50,9 @@ class Move:
             mover.abandon()
 
     def _pick(self, walk: Walk, mover: Mover, tally: Tally) -> None:
-        for letter, delivery in self.reader.letters(walk, tally.progress):
-            if not self.chosen(letter, delivery):
+        most = self.limit if self.chosen is None else None
+        for letter, delivery in self.reader.letters(walk, tally.progress, most=most):
+            if self.chosen is not None and not self.chosen(letter, delivery):
                 continue
             tally.found.add(letter.id)
             mover.start(letter, delivery)

@@ -65,13 +65,16 @@ class Reader:
                 renew_if_worn(walk, self.publisher, self.application_of)
 
     def letters(
-        self, walk: Walk | None, progress: Progress | None = None
+        self, walk: Walk | None, progress: Progress | None = None, *, most: int | None = None
     ) -> Iterator[tuple[DeadLetter, Delivery]]:
-        """Yield what *walk* meets; equal foreign messages are as many events, not one."""
+        """Yield what *walk* meets; equal foreign messages are as many events, not one.
+
+        *most*: so many at most will be taken, if that is known; for the progress only.
+        """
         if walk is None:
             return
         progress = progress or Progress()
-        progress.total = walk.total
+        progress.total = walk.total if most is None else min(most, walk.total)
         times: Counter[str] = Counter()
         for delivery in walk:
             if progress.stop:  # perhaps while it waited for its turn

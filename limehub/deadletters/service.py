@@ -266,7 +266,7 @@ class DeadLetterDesk:
             return which.matches(letter, delivery.body)
 
         most = _lowest(limit, None if which.ids is None else len(which.ids))
-        move = self._moving(verb, chosen, mover_of, most)
+        move = self._moving(verb, None if which.is_everything else chosen, mover_of, most)
         with self._reader.walk(app) as walk:
             if walk is not None:
                 remaining = move(walk, tally)
@@ -293,7 +293,7 @@ class DeadLetterDesk:
     def _moving(
         self,
         verb: Verb,
-        chosen: Chosen,
+        chosen: Chosen | None,
         mover_of: Callable[[Walk, Tally], Mover],
         limit: int | None = None,
     ) -> Move:

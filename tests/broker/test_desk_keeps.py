@@ -266,3 +266,12 @@ def test_progress_counts_and_a_stop_ends_between_two_letters(place: Place) -> No
     moved = mover.get(timeout=10)
     assert (progress.total, moved.requeued + moved.remaining) == (400, 400)
     assert moved.requeued == progress.done == place.ready(QUEUE) < 400
+
+
+def test_the_progress_of_a_trial_counts_to_its_end(place: Place) -> None:
+    fill(place.connection, [dead(number) for number in range(50)])
+    progress = Progress()
+    assert place.desk.requeue(APP, limit=20, progress=progress).requeued == 20
+    assert (progress.total, progress.done) == (20, 20)
+    place.desk.requeue(APP, Filter(text="deal"), limit=20, progress=progress)
+    assert progress.total == 30
