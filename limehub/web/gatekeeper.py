@@ -48,6 +48,7 @@ class Gatekeeper:
             raise MisdirectedRequest
         if request.method not in _SAFE:
             _refuse_foreign_page()
+        _refuse_foreign_load()
         if self.tokens.required and not self._is_open():
             self._require_role()
 
@@ -82,6 +83,16 @@ class Gatekeeper:
     def _host_is_ours(self) -> bool:
         host = request.headers.get("Host", "")
         return is_allowed_host(host, bound=self._web.address, allowed=self._web.allowed_hosts)
+
+
+def _refuse_foreign_load() -> None:
+    """Refuse what another site's page loads as a part of itself, such as an image. It cannot read
+    the answer, but could keep the server at work. Links from there may be followed."""
+    headers = request.headers
+    is_foreign = headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+    is_link = headers.get("Sec-Fetch-Dest", "document") == "document"
+    if is_foreign and not (is_link and headers.get("Sec-Fetch-Mode", "navigate") == "navigate"):
+        raise Forbidden("This is not to be loaded by the pages of other sites.")
 
 
 def _refuse_foreign_page() -> None:

@@ -67,6 +67,20 @@ def test_a_form_of_another_site_is_refused(evil: Site, visit: Visit) -> None:
     assert evil.dead(APP) == before
 
 
+@pytest.mark.parametrize("element", ["<img src='{}'>", "<iframe src='{}'></iframe>"])
+def test_another_sites_page_cannot_keep_the_server_looking(
+    evil: Site, visit: Visit, element: str
+) -> None:
+    page = visit("about:blank", complains=True)
+    trap = element.format(f"{evil.url}/dead-letters/{APP}/")
+    page.route(
+        "http://evil.test/", lambda route: route.fulfill(body=trap, content_type="text/html")
+    )
+    with page.expect_response(lambda answer: "/dead-letters/" in answer.url) as caught:
+        page.goto("http://evil.test/")
+    assert caught.value.status == 403
+
+
 def test_a_page_may_not_be_framed_or_run_inline_scripts(evil: Site, visit: Visit) -> None:
     page = visit(evil.url, complains=True)
     page.evaluate(

@@ -254,9 +254,23 @@ def test_changes_are_refused_from_the_pages_of_other_sites(
     assert client.post("/plugins/x/change", headers=headers).status_code == status
 
 
-def test_reading_from_another_sites_page_is_the_browsers_business(client: FlaskClient) -> None:
-    headers = {"Sec-Fetch-Site": "cross-site"}
-    assert client.get("/api/v1/status", headers=headers).status_code == 200
+@pytest.mark.parametrize(
+    ("site", "mode", "dest", "status"),
+    [
+        ("cross-site", "navigate", "document", 200),
+        ("cross-site", "no-cors", "image", 403),
+        ("cross-site", "cors", "empty", 403),
+        ("cross-site", "navigate", "iframe", 403),
+        ("same-site", "no-cors", "script", 403),
+        ("same-origin", "cors", "empty", 200),
+        ("none", "navigate", "document", 200),
+    ],
+)
+def test_a_link_of_another_site_may_be_followed_but_its_pages_load_nothing_of_ours(
+    client: FlaskClient, site: str, mode: str, dest: str, status: int
+) -> None:
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+    assert client.get("/api/v1/status", headers=headers).status_code == status
 
 
 # --- tokens
@@ -278,6 +292,11 @@ def test_with_tokens_the_api_asks_for_one(guarded: FlaskClient) -> None:
 def test_anything_but_a_known_token_is_refused(guarded: FlaskClient, authorization: str) -> None:
     headers = {"Authorization": authorization}
     assert guarded.get("/api/v1/status", headers=headers).status_code == 401
+
+
+def test_a_token_in_the_address_opens_nothing(guarded: FlaskClient) -> None:
+    for name in ("token", "access_token", "authorization"):
+        assert guarded.get(f"/api/v1/status?{name}={OPERATOR}").status_code == 401
 
 
 def test_the_role_read_looks_and_the_role_operate_changes(guarded: FlaskClient) -> None:
