@@ -49,6 +49,9 @@ current_application: ContextVar[str | None] = ContextVar("current_application", 
 """The application whose event is being handled in this greenlet."""
 
 RECONNECT_CAP = 1.0
+CHANNELS = 200
+"""Of a publisher that keeps queues apart; further queues share one."""
+
 CLOCK = 0.1
 """Seconds between two looks at deadlines."""
 
@@ -58,7 +61,8 @@ class Publisher:
 
     *broker*: a URL or ConnectionSettings; *exchange*: one exchange instead of
     `lime.<application>`; *routing_key_template*: as `events.routing_key_template`; *timeout*:
-    seconds that one publish may take, reconnects included.
+    seconds that one publish may take, reconnects included; *apart*: a channel for each queue that
+    is sent to directly, since RabbitMQ holds a channel up for a queue which has lost its leader.
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class Publisher:
         routing_key_template: str = "{routing_key}",
         name: str = "limehub publisher",
         timeout: float = 30.0,
+        apart: bool = False,
     ) -> None:
         self.timeout = timeout
+        self._apart = apart
         self._settings = (
             ConnectionSettings(url=BrokerUrl.parse(broker)) if isinstance(broker, str) else broker
         )
@@ -197,7 +203,7 @@ class Publisher:
                 left = max(0.1, min(self._settings.timeout, deadline - time.monotonic()))
                 self._disconnect()
                 settings = evolve(self._settings, timeout=left)
-                self._session = _open_session(settings, self._name)
+                self._session = _open_session(settings, self._name, apart=self._apart)
             return self._session
 
     def _disconnect(self) -> None:
@@ -206,10 +212,10 @@ class Publisher:
             session.connection.close(timeout=2.0)
 
 
-def _open_session(settings: ConnectionSettings, name: str) -> _Session:
+def _open_session(settings: ConnectionSettings, name: str, *, apart: bool) -> _Session:
     connection = BrokerConnection.open(settings, name)
     try:
-        return _Session(connection)
+        return _Session(connection, apart=apart)
     except BaseException:
         connection.close(timeout=1.0)
         raise
@@ -228,22 +234,19 @@ class _Pending:
 
 
 class _Session:
-    """One connection's confirm channel and what is on its way."""
+    """One connection: the exchanges that are known to be there, and its confirm channels."""
 
-    def __init__(self, connection: BrokerConnection) -> None:
+    def __init__(self, connection: BrokerConnection, *, apart: bool) -> None:
         self.connection = connection
         self._exchanges = {""}
-        self._pending: dict[int, _Pending] = {}
-        self._next_tag = 1
-        self._loop = gevent.get_hub().loop
-        self._clock: Any = None
-        self._channel: Channel = connection.open_channel()
-        self._channel.on_closed = self._fail_all
-        self._channel.confirm(self._on_confirm, self._on_return)
+        self._apart = apart
+        self._opening = RLock()
+        self._line = _Line(connection)
+        self._by_queue: dict[str, _Line] = {}
 
     @property
     def is_open(self) -> bool:
-        return self._channel.usable
+        return self._line.is_open
 
     def check_exchange(self, name: str) -> None:
         """Ask for *name* on a channel of its own: a missing one would close ours under others."""
@@ -255,6 +258,36 @@ class _Session:
             self._exchanges.add(name)
         finally:
             channel.close()
+
+    def publish(self, message: Outgoing, deadline: float) -> None:
+        line = self._line_to(message.routing_key) if self._apart else self._line
+        line.publish(message, deadline)
+
+    def _line_to(self, queue: str) -> _Line:
+        found = self._by_queue.get(queue)
+        if found is None and len(self._by_queue) < CHANNELS:
+            with self._opening:
+                found = self._by_queue.get(queue) or _Line(self.connection)
+                self._by_queue[queue] = found
+        return found or self._line
+
+
+class _Line:
+    """A confirm channel and what is on its way."""
+
+    def __init__(self, connection: BrokerConnection) -> None:
+        self.connection = connection
+        self._pending: dict[int, _Pending] = {}
+        self._next_tag = 1
+        self._loop = gevent.get_hub().loop
+        self._clock: Any = None
+        self._channel: Channel = connection.open_channel()
+        self._channel.on_closed = self._fail_all
+        self._channel.confirm(self._on_confirm, self._on_return)
+
+    @property
+    def is_open(self) -> bool:
+        return self._channel.usable
 
     def publish(self, message: Outgoing, deadline: float) -> None:
         if not self.is_open:  # closed for another message: its error is not this one's

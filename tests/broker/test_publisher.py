@@ -18,6 +18,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from limehub import Publisher
 from limehub.amqp.connection import ConnectionSettings
+from limehub.amqp.message import Outgoing
 from limehub.config import BrokerUrl
 from limehub.errors import (
     BrokerError,
@@ -27,6 +28,7 @@ from limehub.errors import (
     MessageRefused,
     Unroutable,
 )
+from tests.support.embedded_node import EmbeddedNode, only_rabbitmq
 from tests.support.hub import Hub
 from tests.support.proxy import BASIC_ACK, BASIC_PUBLISH, Proxy
 from tests.support.serving import APP, handles, publish_all
@@ -37,6 +39,12 @@ Serve = Callable[..., Hub]
 Open = Callable[..., Publisher]
 
 EXCHANGE = "lime.default"
+# Suspends each channel in confirm mode, for six seconds; returns how many.
+FREEZE = """
+length([begin sys:suspend(Pid), timer:apply_after(6000, sys, resume, [Pid]) end
+ || Pid <- rabbit_channel:list_local(),
+ rabbit_channel:info(Pid, [vhost, confirm]) =:= [{{vhost, <<"{vhost}">>}}, {{confirm, true}}]])
+"""
 start_native_thread = monkey.get_original("_thread", "start_new_thread")
 
 
@@ -242,6 +250,22 @@ def test_a_confirm_lost_with_its_connection_sends_the_same_message_again(
     identity = publisher.publish("t.a", "twice")
     assert proxy.cuts == 1
     assert taken(amqp, sink)[1:] == [(identity, b'"twice"')] * 2
+
+
+def test_queues_that_are_kept_apart_do_not_wait_for_each_other(
+    publishers: Open, vhost: Vhost
+) -> None:
+    if isinstance(vhost.node, EmbeddedNode):
+        only_rabbitmq("channels that can be frozen")
+    with vhost.connect() as connection:
+        for queue in ("one", "two"):
+            connection.channel().queue_declare(queue, durable=True)
+    publisher = publishers(apart=True)
+    publisher.send(Outgoing(exchange="", routing_key="one", body=b"1"))
+    assert vhost.node.eval(FREEZE.format(vhost=vhost.name)) != "0"
+    publisher.send(Outgoing(exchange="", routing_key="two", body=b"2"), timeout=5)
+    with pytest.raises(ConfirmTimeout):
+        publisher.send(Outgoing(exchange="", routing_key="one", body=b"3"), timeout=0.5)
 
 
 def test_a_publish_lost_with_its_connection_is_sent_again(

@@ -11,6 +11,7 @@ from typing import Any
 import gevent
 import pika
 import pytest
+from gevent.event import Event as Signal
 from pika.adapters.blocking_connection import BlockingChannel
 
 from limehub import Discard, Event, Reject, Retry
@@ -140,20 +141,24 @@ def test_whatever_a_handler_raises_is_its_failure(
 
 def test_a_timeout_that_one_event_leaves_running_fails_no_other(start: Start, vhost: Vhost) -> None:
     runs: list[str] = []
+    both_there = Signal()
 
     def handler(body: Any) -> None:
         runs.append(body["do"])
         if body["do"] == "leave":
-            gevent.Timeout(0.5).start()
-        else:
-            gevent.sleep(0.3)
+            both_there.wait()
+            gevent.Timeout(2).start()
+            gevent.sleep(0.2)
+        elif runs.count("wait") == 1:
+            gevent.sleep(10)
 
     hub = start(handler, f"{CATCH}[event_handler.workers.default]\nconcurrency = 1\n")
-    for do in ("leave", "wait", "wait"):
+    for do in ("leave", "wait"):
         hub.publish("t.a", {"do": do})
+    both_there.set()
     settled(hub, vhost, in_dlq=0)
-    assert outcomes(hub) == {"ack": 3}
-    assert runs == ["leave", "wait", "wait", "wait"]
+    assert outcomes(hub) == {"ack": 2}
+    assert runs == ["leave", "wait", "wait"]
 
 
 def test_a_retry_that_waits_here_counts_its_attempts_and_ends_in_the_dead_letters(
