@@ -101,7 +101,7 @@ class Server:
         )
         settings = evolve(connection_settings(self.config), keeper=self.keeper)
         self.publisher = self._publisher(settings, "limehub publisher")
-        self._dead_letter_publisher = self._publisher(settings, "limehub dead letters")
+        self._dead_letter_publisher = self._publisher(settings, "limehub dead letters", apart=True)
         self.gate = BrokerGate(settings, fail_fast=options.fail_fast)
         self.mover = Mover(
             self._dead_letter_publisher,
@@ -303,13 +303,16 @@ class Server:
 
     # -- building ---------------------------------------------------------------------------------
 
-    def _publisher(self, settings: ConnectionSettings, name: str) -> Publisher:
+    def _publisher(
+        self, settings: ConnectionSettings, name: str, *, apart: bool = False
+    ) -> Publisher:
         return Publisher(
             settings,
             applications=self.config.applications,
             exchange=self.config.events.exchange,
             routing_key_template=self.config.events.routing_key_template,
             name=name,
+            apart=apart,
         )
 
     def _handlers_publisher(self) -> EventPublisher:
