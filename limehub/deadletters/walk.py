@@ -31,6 +31,8 @@ WINDOW_BYTES = 16 * 1024 * 1024
 """About how much of bodies may be on the way to us; the broker would send the whole queue."""
 WAITING_BYTES = 8 * 1024 * 1024
 """When more of them wait for us, we read no more: what comes next may be larger than what came."""
+RECENT = 16
+"""So many messages tell how large the next ones may be."""
 MOST_WINDOWS = 1000
 """Each has a channel of its own, and a connection has 2047 of them."""
 
@@ -171,7 +173,7 @@ class Walk:
         self._watch = connection.open_channel()
         self._arrived: Queue[Delivery | None] = Queue()
         self._windows: dict[Channel, _Window] = {}
-        self._largest = 1
+        self._usual = 1.0
         self._stopped_amid_returned = False
         self._is_gone = False
         self._waiting = 0
@@ -301,11 +303,11 @@ class Walk:
         if not self.seen:
             return FIRST_WINDOW
         most = LARGEST_WHOLE if self._heads is None else LARGEST_WINDOW
-        fitting = min(most, WINDOW_BYTES // self._largest, 4 * self.seen)
+        fitting = min(most, int(WINDOW_BYTES / self._usual), 4 * self.seen)
         return max(SMALLEST_WINDOW, fitting, self.total // MOST_WINDOWS)
 
     def _note(self, delivery: Delivery) -> None:
-        self._largest = max(self._largest, len(delivery.body))
+        self._usual += (self.size(delivery) - self._usual) / RECENT
         returns = delivery.headers.get("x-delivery-count", 0)
         if isinstance(returns, int):
             self.most_returns = max(self.most_returns, returns)

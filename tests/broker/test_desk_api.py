@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from limehub.amqp.topology import declare_queue, dlq_spec
 from limehub.config import Config, Events, Web
 from limehub.config.url import BrokerUrl
 from limehub.deadletters.walk import lock_of
+from limehub.web.api.deadletters import _chunks
 from limehub.web.site import Site
 from tests.support.letters import APP, DLQ, QUEUE, dead, fill, ready
 from tests.support.vhost import Vhost
@@ -238,6 +240,23 @@ def test_an_export_has_one_whole_letter_a_line(desk: Desk) -> None:
 
 
 # -- changing ---------------------------------------------------------------------------------
+
+
+def test_a_fast_reader_of_an_export_leaves_the_hub_to_others() -> None:
+    spool, turns = tempfile.TemporaryFile(), [0]  # noqa: SIM115 - closed by who sends it
+    spool.write(bytes(10 * 256 * 1024))
+    spool.seek(0)
+
+    def others() -> None:
+        while True:
+            turns[0] += 1
+            gevent.sleep(0)
+
+    counting = gevent.spawn(others)
+    assert sum(map(len, _chunks(spool))) == 10 * 256 * 1024
+    counting.kill()
+    assert turns[0] >= 10
+    assert spool.closed
 
 
 def test_the_three_verbs_of_an_app(desk: Desk) -> None:

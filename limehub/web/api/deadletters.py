@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import attrs
+import gevent
 from attrs import field, frozen
 from flask import Response, url_for
 from werkzeug.exceptions import BadRequest, Conflict, Forbidden, RequestEntityTooLarge
@@ -340,6 +341,7 @@ def _chunks(spool: IO[bytes]) -> Iterator[bytes]:
     with spool:
         while chunk := spool.read(_CHUNK):
             yield chunk
+            gevent.sleep(0)  # who reads as fast as we write must not keep the hub to himself
 
 
 def _download(content: Any, media: str, name: str) -> Response:
