@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from limehub import errors
 from limehub.cli import cli
+from limehub.config import load
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [
@@ -114,6 +116,27 @@ def test_every_command_that_is_shown_is_one_that_limehub_takes(
 def test_commands_are_found_in_the_pages() -> None:
     assert len(SHOWN) > 40
     assert ("README.md", "init") in SHOWN
+
+
+# -- configuration --------------------------------------------------------------------------------
+
+TOML = [
+    (name_of(page), text)
+    for page in PAGES
+    for text in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "text"), TOML)
+def test_every_piece_of_toml_is_one_that_limehub_or_pip_takes(
+    page: str, text: str, tmp_path: Path
+) -> None:
+    if "[project]" in text:
+        assert tomllib.loads(text)["project"]["entry-points"]["limehub"]
+        return
+    file = tmp_path / "limehub.toml"
+    file.write_text(text)
+    assert load(file, {}).warnings == (), page
 
 
 # -- what the server says -------------------------------------------------------------------------
