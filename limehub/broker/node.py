@@ -6,7 +6,7 @@ import itertools
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from limehub.broker.session.handshake import same_secret
 from limehub.broker.state.store import NoStore
 from limehub.broker.state.timers import Timers
 from limehub.broker.state.vhost import VirtualHost
+from limehub.broker.storage.errors import StorageError
 from limehub.broker.storage.file import FileStore
 from limehub.broker.storage.restore import last_number, last_row, remove_orphans, restore
 
@@ -48,6 +49,7 @@ class Node:
     """A broker without a port. *data*: its file, None keeps all in memory.
 
     *users*: name -> password; None is guest/guest, from this machine only. Raises StorageError.
+    *on_broken* hears of a file that cannot be read any more: the broker must end.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Node:
         vhosts: Sequence[str] = ("/",),
         version: str = "0",
         limits: Limits | None = None,
+        on_broken: Callable[[StorageError], None] = lambda _error: None,
     ) -> None:
         self.version = version
         self.limits = limits or Limits()
@@ -65,7 +68,7 @@ class Node:
         self.connections: dict[Connection, None] = {}
         self._users = {"guest": "guest"} if users is None else dict(users)
         self._guests_are_local = users is None
-        self._store = FileStore(data, self._alarm_changed) if data else None
+        self._store = FileStore(data, self._alarm_changed, on_broken) if data else None
         self.memory = MemoryAlarm(self.limits.memory)
         self._numbers = self._rows = itertools.count(1)
         self._was: tuple[str | None, bool] = (None, False)

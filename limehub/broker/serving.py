@@ -17,6 +17,7 @@ from gevent.event import Event
 from gevent.os import tp_read
 
 from limehub.broker.node import Node
+from limehub.broker.storage.errors import StorageError
 
 __all__ = ["CannotListen", "Listener", "run_broker"]
 
@@ -108,19 +109,25 @@ def run_broker(
     lifeline: int | None = None,
     **options: Any,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Raises StorageError, OSError when it cannot begin.
+    """Serve until SIGTERM or SIGINT. Raises StorageError, OSError when it cannot begin or go on.
 
     *on_ready* gets host and port; *lifeline*: a descriptor of which somebody else holds the other
     end: serve until that is closed, whatever signals come; *users*, *options*: as for Node.
     """
-    node = Node(data=data, users=users, **options)
+    stop = Event()
+    broken: list[StorageError] = []
+
+    def give_up(error: StorageError) -> None:
+        broken.append(error)
+        stop.set()
+
+    node = Node(data=data, users=users, on_broken=give_up, **options)
     _collect_rarely()
     try:
         listener = Listener(node, *listen)
     except OSError:
         node.stop()
         raise
-    stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set if lifeline is None else _ignore)
     if lifeline is not None:
@@ -129,6 +136,8 @@ def run_broker(
     stop.wait()
     listener.close()
     node.stop()
+    if broken:
+        raise broken[0]
 
 
 def _ignore() -> None:

@@ -86,6 +86,11 @@ class EmbeddedBroker:
         """End it in order; returns its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait until it has ended; returns its exit code."""
+        assert self._process is not None
         code = self._process.wait(20)
         self._process.communicate()
         return code

@@ -190,6 +190,7 @@ def urls(
         yield broker.url, rabbit_node.url
 
 
+@pytest.mark.timeout(3600)  # in the long form
 @settings(
     max_examples=2000 if os.environ.get("LIMEHUB_SOAK") == "1" else 60,
     deadline=None,

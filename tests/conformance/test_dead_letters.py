@@ -143,6 +143,7 @@ def test_a_circle_that_nobody_rejected_ends(channel: BlockingChannel, name: str)
     arguments = {"x-message-ttl": 30, **_back_to(name)}
     queue(channel, name, arguments=arguments)
     other = queue(channel, arguments={"x-message-ttl": 200})
+    channel.confirm_delivery()  # so that what is published is in its queue
     publish(channel, name, "x")
     _wait_until_empty(channel, name)
     publish(channel, other, "y")  # as long as several turns of the circle

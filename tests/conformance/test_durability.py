@@ -138,6 +138,7 @@ class Traffic:
         return self.confirmed - self.consumed - set(bodies(connected(self.broker), "load"))
 
 
+@pytest.mark.timeout(3600)  # a thousand rounds in the long form
 def test_a_kill_under_load_loses_nothing_confirmed(broker: EmbeddedBroker, soak: bool) -> None:
     traffic = Traffic(broker)
     publishers = [gevent.spawn(traffic.publish) for _ in range(4)]

@@ -18,6 +18,7 @@ from pika import spec
 
 from tests.conformance.embedded import EmbeddedBroker
 from tests.conformance.test_connections import HEADER, Raw, content, frame, method
+from tests.conformance.test_durability import refused
 from tests.conformance.wire import bodies, publish
 from tests.support.waiting import wait_until
 
@@ -215,6 +216,33 @@ def test_a_data_file_that_is_moved_away_blocks_publishers_until_it_is_back(tmp_p
         broker.start()
         again = connected(broker)
         assert bodies(again.channel(), "q") == ["before", "during"]
+
+
+def test_a_data_file_that_breaks_while_in_use_ends_the_broker_with_a_clear_line(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "broker.db"
+    with EmbeddedBroker(tmp_path, file) as broker:
+        channel = connected(broker).channel()
+        channel.queue_declare("q", durable=True)
+        lasting = pika.BasicProperties(delivery_mode=2)
+        for number in range(5000):
+            channel.basic_publish("", "q", b"%0400d" % number, lasting)
+        wait_until(lambda: ready(channel, "q") == 5000)
+        assert broker.stop() == 0
+        broker.start()
+        size = file.stat().st_size
+        with file.open("r+b") as data:
+            data.seek(size // 3)
+            data.write(b"\xff" * (size // 3))
+        channel = connected(broker).channel()
+        with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match="541"):
+            channel.basic_consume("q", lambda *_: None, auto_ack=True)
+            channel.start_consuming()
+        assert broker.ended() == 4
+        assert f"limehub broker: {file}: " in broker.log
+        assert "malformed" in broker.log or "missing" in broker.log
+        assert "damaged" in refused(tmp_path, file)
 
 
 def test_a_flood_behind_a_question_waits_when_the_disk_is_full(tmp_path: Path) -> None:

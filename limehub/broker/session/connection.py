@@ -310,6 +310,11 @@ class Connection:
         class_id, method_id = index_of(method) if method else (0, 0)
         self._close(refusal.code, refusal.reply_text, class_id, method_id)
 
+    def failed(self) -> None:
+        """Close because of an error of the broker's own (541)."""
+        self.refuse(ConnectionRefusal(541, "an error of the broker; its log tells which"))
+        self._lost_track = True
+
     def force_close(self, reason: str) -> None:
         """Close because of something that is not the client's fault (320)."""
         refusal = ConnectionRefusal(320, reason)

@@ -33,6 +33,9 @@ class StreamOwner(Protocol):
     def congestion_changed(self) -> None:
         """`stream.congested` has another value."""
 
+    def failed(self) -> None:
+        """Something of the broker's own went wrong: the client is to hear of it."""
+
     def lost(self, error: OSError | None) -> None:
         """The connection is over; *error* None: the client closed it."""
 
@@ -181,6 +184,14 @@ class Stream:
             self._lose(error)
         except Exception:  # border of the hub
             log.exception("connection ended by an error of the broker")
+            self._fail()
+
+    def _fail(self) -> None:
+        """Say so, if that is still possible."""
+        try:
+            self._owner.failed()
+        except Exception:  # border of the hub: it was in the midst of something
+            log.exception("connection cannot be closed in order")
             self._lose(None)
 
     def _lose(self, error: OSError | None) -> None:

@@ -44,10 +44,16 @@ class FileStore:
 
     durable = True
 
-    def __init__(self, path: Path, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_change: Callable[[], None] = lambda: None,
+        on_broken: Callable[[StorageError], None] = lambda _error: None,
+    ) -> None:
         self.path = path
         self.failure: str | None = None
         self.on_change = on_change
+        self.on_broken = on_broken
         self._lock = FileLock(path)
         self._batch = Batch()
         self._new: list[tuple[Queue, Message]] = []
@@ -128,8 +134,25 @@ class FileStore:
         self._schedule()
 
     def load(self, messages: Iterable[Message]) -> None:
-        """Read the content of *messages*. Raises StorageError if the file has lost one."""
+        """Read the content of *messages*.
+
+        Raises StorageError, and tells `on_broken`, if the file cannot be read or has lost one: who
+        went on would lose what the file has.
+        """
         wanted = {message.number: message for message in messages}
+        try:
+            self._load(wanted)
+        except sqlite3.Error as error:
+            raise self._broken(f"{self.path}: cannot be read: {error}") from error
+        if wanted:
+            raise self._broken(f"{self.path}: {len(wanted)} messages are missing")
+
+    def _broken(self, text: str) -> StorageError:
+        error = StorageError(text)
+        self.on_broken(error)
+        return error
+
+    def _load(self, wanted: dict[int, Message]) -> None:
         rows = self.reader.execute(
             "SELECT id, address, properties, body FROM message "
             "WHERE id IN (SELECT value FROM json_each(?))",
@@ -139,8 +162,6 @@ class FileStore:
             message = wanted.pop(number)
             message.address, message.properties, message.body = address, properties, body
             message.in_file = True
-        if wanted:
-            raise StorageError(f"{self.path}: {len(wanted)} messages are missing")
 
     def add_exchange(self, vhost: str, exchange: Exchange) -> None:
         """Keep an exchange."""
