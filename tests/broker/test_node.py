@@ -131,6 +131,7 @@ def test_a_killed_node_comes_back_on_the_same_port_with_its_messages(
     channel.basic_publish("", "q", b"kept", persistent)
     url, pid = node.url, node.pid
 
+    node.settle()
     node.kill()
     with pytest.raises(pika.exceptions.AMQPConnectionError):
         connection.process_data_events(5)

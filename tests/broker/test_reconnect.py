@@ -302,6 +302,7 @@ def test_a_node_killed_under_load_loses_nothing_and_all_groups_are_back_in_two_s
         lambda: gevent.joinall([pool.spawn(hub.publish, "t.a", n) for n in events])
     )
     wait_until(lambda: hub.publisher.published >= 300, 20)
+    node.settle()
     node.kill()
     assert hub.publisher.published < len(events), "it was to be killed under load"
     wait_until(lambda: len(hub.server.missing()) == 3)

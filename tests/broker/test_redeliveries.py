@@ -282,6 +282,7 @@ def test_two_equal_events_without_ids_run_twice_when_the_node_dies_during_the_fi
     hub = serve({APP: handles(handler)}, toml, url=killable_vhost.url)
     publish_plainly(killable_vhost, b'{"n": 1}', times=2)
     wait_until(lambda: killable_vhost.queues()[QUEUE]["unacked"] == 2)
+    killable_vhost.node.settle()
     killable_vhost.node.kill()
     wait_until(lambda: hub.server.missing())
     starting = gevent.spawn(killable_vhost.node.start)

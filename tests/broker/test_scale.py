@@ -41,6 +41,7 @@ def test_two_hundred_applications_are_ready_in_15_s_and_back_within_2_s_of_the_b
     print(f"ready after {time.monotonic() - started:.1f} s")
     assert len(killable_vhost.bindings()) == len(APPLICATIONS) * HANDLERS
 
+    killable_node.settle()
     killable_node.kill()
     wait_until(lambda: len(hub.server.missing()) == 3, message="three groups without a broker")
     killable_node.start()

@@ -107,6 +107,7 @@ class Site:
         self.process = self.workplace.serve()
 
     def kill_node(self) -> None:
+        self.node.settle()
         self.node.restart()
 
     def close_connections(self) -> None:

@@ -117,6 +117,9 @@ class EmbeddedNode:
 
     stop = kill
 
+    def settle(self) -> None:
+        """All that was declared is on disk: it answers no sooner."""
+
     def restart(self) -> None:
         """Kill it and start it again on the same port with the same file."""
         self.kill()
