@@ -338,17 +338,21 @@ def test_a_full_disk_is_said_in_one_line(place: Workplace) -> None:
     assert done.stderr == "limehub: cannot write the output: No space left on device\n"
 
 
-def test_a_terminal_gets_a_table_in_which_nothing_is_cut(place: Workplace) -> None:
+@pytest.mark.parametrize(("width", "table"), [("250", True), ("80", False)])
+def test_a_terminal_gets_a_table_if_it_is_wide_enough_and_nothing_is_cut(
+    place: Workplace, width: str, table: bool
+) -> None:
     name = "a_handler_with_a_rather_long_name"
     source = PLUGIN.replace("def deal(", f"def {name}(").replace("(deal,", f"({name},")
     place.install("solution-x", source)
     master, slave = pty.openpty()
-    done = _plain_run(place, ["plugins"], stdout=slave, NO_COLOR="1", COLUMNS="80")
+    done = _plain_run(place, ["plugins"], stdout=slave, NO_COLOR="1", COLUMNS=width)
     os.close(slave)
     text = os.read(master, 65536).decode()
     os.close(master)
     assert done.returncode == 0
-    assert "─" in text
+    assert ("─" in text) is table
+    assert f"lime.event_handler.solution-x.{name}" in text
     assert "…" not in text
 
 
