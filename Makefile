@@ -1,9 +1,8 @@
 # Everything a newcomer or a CI machine needs; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test soak bench lint format clean setup broker chromium clients
+.PHONY: help run demo test suite soak bench lint format clean setup broker chromium clients
 SHELL := /bin/sh
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest tests $(wildcard plugins/*/tests)
 ARGS ?=
 
 help: ## this list
@@ -17,10 +16,13 @@ demo: ## a CRM at work for the server of `make run`; ARGS="--rate 100 --fail-rat
 	@$(BIN)/limehub publish --demo --fail-rate 0.05 $(ARGS)
 
 test: setup broker chromium clients ## linters, types and the whole test suite; ARGS="-k retry"
-	@$(BIN)/python -m scripts.run_tests --beside "$(MAKE) --no-print-directory lint" $(ARGS)
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going lint suite
+
+suite:
+	@scripts/suite $(ARGS)
 
 soak: setup broker chromium clients ## the test suite with full durations and more rounds
-	@LIMEHUB_SOAK=1 $(PYTEST) $(ARGS)
+	@LIMEHUB_SOAK=1 $(BIN)/python -m pytest $(ARGS)
 
 bench: setup broker ## limehub beside its peers; SECTIONS="p1000 p10" ROUNDS=3 PEERS="limehub yapw"
 	@scripts/bench-setup

@@ -88,7 +88,9 @@ class Watched:
 
     @staticmethod
     def culprit_of(frame: FrameType) -> Culprit:
-        return Culprit(name=frame.f_code.co_name, where="here:1", stack="a stack")
+        ours = frame.f_code.co_filename == __file__
+        name = frame.f_code.co_name
+        return Culprit(name=name, where="here:1", stack="a stack", of_a_plugin=ours)
 
     def close(self) -> None:
         self.sentinel.stop()
