@@ -19,7 +19,7 @@ from benchmarks.catalog import PEERS, REPOSITORY, Peer, Tools
 from benchmarks.goals import print_goals
 from benchmarks.report import Results, print_section
 from benchmarks.runs import Bench, Report, RunFailed
-from benchmarks.sections import LATENCY, MEMORY, PUBLISH, SECTIONS, Section
+from benchmarks.sections import LATENCY, LOOKS, MEMORY, PUBLISH, SECTIONS, Section
 from benchmarks.tls import Certificates
 from scripts.rabbitmq_node import RabbitNode
 
@@ -62,7 +62,7 @@ class Measuring:
         job = section.job(peer, url or "", self.ca_file if section.tls else None)
         if section.kind == LATENCY:
             return self.bench.latency(peer, job, section.rate)
-        runs = {PUBLISH: self.bench.publish, MEMORY: self.bench.memory}
+        runs = {PUBLISH: self.bench.publish, MEMORY: self.bench.memory, LOOKS: self.bench.looks}
         return runs.get(section.kind, self.bench.consume)(peer, job)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from attrs import field, frozen
 from benchmarks.meter import Job
 from benchmarks.peers.event import BODY, EVENT, HEADERS
 
-__all__ = ["PEERS", "REPOSITORY", "Message", "Peer", "Tools"]
+__all__ = ["APP", "PEERS", "REPOSITORY", "Message", "Peer", "Tools"]
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = Path(__file__).parent / "peers"
 TASK_ID = "5f0b8f3e-4d7b-4a08-9d0b-1f9a2f6c2a11"
+APP = "benchmark"
 WINDOW = 1000  # messages that the C publisher sends before their confirms
 
 
@@ -92,8 +94,25 @@ def _limehub() -> Peer:
     return Peer(name="limehub", command=command, needs=lambda tools: tools.limehub)
 
 
-def _limehub_toml(job: Job) -> str:
-    """The configuration for *job*: several queues have a worker group each; no web."""
+def _looked_at(name: str, lookers: int) -> Peer:
+    """limehub with its pages on, and so many browsers from its start on."""
+
+    def command(tools: Tools, job: Job, folder: Path) -> Sequence[str | Path]:
+        file = folder / "limehub.toml"
+        file.write_text(_limehub_toml(job, web="127.0.0.1:0"))
+        serve: list[str | Path] = [tools.limehub, "serve", "-c", file]
+        if not lookers:
+            return serve
+        python = tools.python("limehub")
+        look = [python, "-m", "benchmarks.browsers", folder, APP, str(lookers)]
+        both = (shlex.join(map(str, command)) for command in (look, serve))
+        return ["sh", "-c", " >/dev/null & exec ".join(both)]
+
+    return Peer(name=name, command=command, needs=lambda tools: tools.limehub)
+
+
+def _limehub_toml(job: Job, web: str = "none") -> str:
+    """The configuration for *job*: several queues have a worker group each. *web*: its address."""
     several = len(job.queues) > 1
     names = [f"group{n}" for n in range(len(job.queues))] if several else ["default"]
     lines = [
@@ -101,7 +120,7 @@ def _limehub_toml(job: Job) -> str:
         f'connection_string = "{job.url}"',
         *([f'tls.ca_file = "{job.ca_file}"'] if job.ca_file else []),
         "[web]",
-        'bind = "none"',
+        f'bind = "{web}"',
         "[event_handler]",
         f'queue_type = "{job.queue_type}"',
     ]
@@ -224,6 +243,8 @@ def _dramatiq_arguments(queue: str) -> Mapping[str, Any]:
 
 ALL = (
     _limehub(),
+    _looked_at("limehub_alone", 0),
+    _looked_at("limehub_looked_at", 50),
     _c_raw("c_raw_multi", multiple=True),
     _c_raw("c_raw_each", multiple=False),
     _c_librabbitmq(),

@@ -116,6 +116,12 @@ def _rate_goal(section: str, peer: str, how: str, limit: float, what: str) -> Go
     )
 
 
+def _extra_cpu(results: Results, one: str, other: str) -> float:
+    """What *one* takes of a core beyond what its messages cost *other*."""
+    plain = _cpu(other)(results)
+    return middle(results[one], lambda report: (report.cpu_us - plain) * report.rate / 1_000_000)
+
+
 def _embedded(what: str, measure: Measure, how: str, limit: float) -> Goal:
     return Goal(section=embedded.NAME, what=what, measure=measure, how=how, limit=limit)
 
@@ -206,6 +212,13 @@ GOALS = (
         measure=_of(LIMEHUB, lambda report: report.rss_mb),
         how="at most",
         limit=50,
+    ),
+    Goal(
+        section="web",
+        what="share of a core for 50 browsers",
+        measure=lambda results: _extra_cpu(results, "limehub_looked_at", "limehub_alone"),
+        how="at most",
+        limit=0.2,
     ),
     *_embedded_goals(),
     Goal(

@@ -9,7 +9,7 @@ from statistics import median
 from attrs import frozen
 
 from benchmarks.runs import Report
-from benchmarks.sections import CONSUME, LATENCY, MEMORY, PUBLISH, START, Section
+from benchmarks.sections import CONSUME, LATENCY, LOOKS, MEMORY, PUBLISH, START, Section
 
 __all__ = ["Results", "middle", "print_rows", "print_section"]
 
@@ -39,6 +39,8 @@ MEMORY_IDLE = Column("idle MB", lambda report: report.idle_rss_mb, 1, spread=Tru
 MEDIAN = Column("p50 ms", lambda report: report.latency_ms(0.5), 3, spread=True)
 TAIL = Column("p99 ms", lambda report: report.latency_ms(0.99), 2, spread=True)
 STARTED = Column("ms", lambda report: report.start_seconds * 1000, 0, spread=True)
+PAGES = Column("pages/s", lambda report: report.pages / (report.ended - report.began), 1)
+SLOWEST = Column("slowest s", lambda report: report.slowest_page, 2)
 
 COLUMNS = {
     CONSUME: (RATE, CPU, BROKER, MEMORY_AFTER),
@@ -46,6 +48,7 @@ COLUMNS = {
     LATENCY: (MEDIAN, TAIL, CPU),
     MEMORY: (MEMORY_IDLE, MEMORY_AFTER),
     START: (STARTED,),
+    LOOKS: (RATE, CPU, BROKER, MEMORY_AFTER, PAGES, SLOWEST),
 }
 """Kind of section -> its columns; the first decides the order."""
 

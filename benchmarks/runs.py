@@ -9,17 +9,19 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pika
 from attrs import define, evolve, field, frozen
 
 from benchmarks import wire
-from benchmarks.catalog import REPOSITORY, Peer, Tools
+from benchmarks.catalog import APP, REPOSITORY, Peer, Tools
 from benchmarks.meter import BROKER_VARIABLE, JOB_VARIABLE, STAMP, Job, rss_megabytes
 from benchmarks.peers.event import BODY
 from scripts.rabbitmq_node import RabbitNode, dies_with_parent
@@ -29,6 +31,10 @@ __all__ = ["Bench", "Report", "RunFailed"]
 TIMEOUT = 90.0  # seconds for one run
 PATIENCE = 15.0  # seconds for the broker, or for a peer to begin consuming
 SETTLE = 1.0  # seconds from a consumer's start to what is measured
+DLQ = f"lime.event_handler.{APP}.dlq"
+DEAD_LETTERS = 20_000
+TRACEBACK_LINE = '  File "/site-packages/benchmark/handlers.py", line 7, in handle\n'
+WELCOME = ("200", "live 200")
 LOG_TAIL = 2000  # characters of a peer's standard error that a failure shows
 
 
@@ -49,6 +55,8 @@ class Report:
     latencies_ms: Sequence[float] = field(factory=list)
     start_seconds: float = 0.0
     idle_rss_mb: float = 0.0
+    pages: int = 0
+    slowest_page: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -149,6 +157,13 @@ class Bench:
             self._fill(peer, job, wait=False)
             return evolve(together(_reports(children)), idle_rss_mb=idle)
 
+    def looks(self, peer: Peer, job: Job) -> Report:
+        """Let *peer* empty the queues while its browsers look at DEAD_LETTERS dead letters."""
+        with self._dead_letters(), self._queues(peer, job):
+            self._fill(peer, job)
+            with self._children(peer, job) as children:
+                return _with_pages(together(_reports(children)), self.folder / f"{peer.name}-0")
+
     def latency(self, peer: Peer, job: Job, rate: float) -> Report:
         """Give *peer* *rate* messages a second, each with the time of its sending."""
         with self._queues(peer, job), self._children(peer, job) as children:
@@ -246,6 +261,22 @@ class Bench:
                     channel.queue_delete(queue)
 
     @contextlib.contextmanager
+    def _dead_letters(self) -> Iterator[None]:
+        with self._channel() as channel:
+            channel.queue_delete(DLQ)
+            channel.queue_declare(DLQ, durable=True)
+            publisher = wire.Publisher(self.node.url)
+            for number in range(DEAD_LETTERS):
+                publisher.send(wire.packed("", DLQ, BODY, _why(number)))
+            publisher.close()
+            _wait_until(partial(_holds, channel, DLQ, DEAD_LETTERS), DLQ)
+        try:
+            yield
+        finally:
+            with self._channel() as channel:
+                channel.queue_delete(DLQ)
+
+    @contextlib.contextmanager
     def _channel(self) -> Iterator[Any]:
         connection = pika.BlockingConnection(pika.URLParameters(self.node.url))
         try:
@@ -257,6 +288,36 @@ class Bench:
 def _reports(children: Sequence[Child]) -> list[Report]:
     deadline = time.monotonic() + TIMEOUT
     return [child.report(deadline) for child in children]
+
+
+def _why(number: int) -> Mapping[str, Any]:
+    """Return the properties of a dead letter: one of ten causes."""
+    cause = number % 10
+    headers = {
+        "x-limehub-id": str(UUID(int=number)),
+        "x-limehub-queue": f"lime.event_handler.{APP}.handle_0",
+        "x-limehub-handler": f"{APP}.handle_0",
+        "x-limehub-routing-key": "core.limeobject.deal.update.v1",
+        "x-limehub-exception-type": f"benchmark.Cause{cause}",
+        "x-limehub-exception-text": f"deal {number} has no price",
+        "x-limehub-where": f"/site-packages/benchmark/handlers.py:{cause} in handle",
+        "x-limehub-traceback": "Traceback (most recent call last):\n" + TRACEBACK_LINE * 10,
+        "x-limehub-attempts": 1,
+        "x-limehub-reason": "exception",
+    }
+    return {"content_type": "application/json", "headers": headers}
+
+
+def _with_pages(report: Report, folder: Path) -> Report:
+    """Add what the browsers of the run noted, if there were any."""
+    file = folder / "browsers.json"
+    if not file.exists():
+        return report
+    seen = json.loads(file.read_text())
+    refused = {answer: n for answer, n in seen["answers"].items() if answer not in WELCOME}
+    if refused:
+        print(f"bench: browsers got also: {refused}", file=sys.stderr)
+    return evolve(report, pages=seen["answers"].get("200", 0), slowest_page=seen["slowest"])
 
 
 def _holds(channel: Any, queue: str, count: int) -> bool:

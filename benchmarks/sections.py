@@ -9,14 +9,15 @@ from attrs import field, frozen
 from benchmarks.catalog import Peer
 from benchmarks.meter import Job
 
-__all__ = ["CONSUME", "LATENCY", "MEMORY", "PUBLISH", "SECTIONS", "START", "Section"]
+__all__ = ["CONSUME", "LATENCY", "LOOKS", "MEMORY", "PUBLISH", "SECTIONS", "START", "Section"]
 
 EXCHANGE = "lime.default"
 LIMETYPES = ("deal", "person", "company")
 
 CONSUME, PUBLISH, LATENCY, MEMORY, START = "consume", "publish", "latency", "memory", "start"
+LOOKS = "looks"
 """Kinds: empty filled queues; publish; handle what comes at a pace; look at memory before and
-after; from the start of the process to the first message."""
+after; from the start of the process to the first message; empty a queue while people look."""
 
 LIMITS = ("c_raw_multi", "c_raw_each", "c_librabbitmq")
 FRAMEWORKS = ("yapw", "dramatiq_gevent", "faststream_uvloop", "celery_gevent")
@@ -191,6 +192,15 @@ ALL = (
         least=1,
         prefetch=1,
         repeat=3,
+    ),
+    Section(
+        name="web",
+        title="no-op handler, prefetch 100, with pages: nobody looks; 50 browsers look at them and"
+        " at 20,000 dead letters",
+        peers=("limehub_alone", "limehub_looked_at"),
+        kind=LOOKS,
+        count=100_000,
+        prefetch=100,
     ),
     Section(
         name="tls",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -67,17 +71,36 @@ def test_a_form_of_another_site_is_refused(evil: Site, visit: Visit) -> None:
     assert evil.dead(APP) == before
 
 
-@pytest.mark.parametrize("element", ["<img src='{}'>", "<iframe src='{}'></iframe>"])
+Neighbour = Callable[[str], str]
+
+
+@pytest.fixture
+def neighbour(tmp_path: Path) -> Iterator[Neighbour]:
+    """Another site on this machine, a page of which it serves; the browser itself keeps all other
+    sites away from loopback."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    port = re.search(r"port (\d+)", server.stdout.readline())
+    assert port is not None
+
+    def serve(html: str) -> str:
+        (tmp_path / "trap.html").write_text(html)
+        return f"http://localhost:{port[1]}/trap.html"
+
+    yield serve
+    server.kill()
+    server.wait()
+    server.stdout.close()
+
+
 def test_another_sites_page_cannot_keep_the_server_looking(
-    evil: Site, visit: Visit, element: str
+    evil: Site, visit: Visit, neighbour: Neighbour
 ) -> None:
     page = visit("about:blank", complains=True)
-    trap = element.format(f"{evil.url}/dead-letters/{APP}/")
-    page.route(
-        "http://evil.test/", lambda route: route.fulfill(body=trap, content_type="text/html")
-    )
+    trap = neighbour(f"<iframe src='{evil.url}/dead-letters/{APP}/'></iframe>")
     with page.expect_response(lambda answer: "/dead-letters/" in answer.url) as caught:
-        page.goto("http://evil.test/")
+        page.goto(trap)
     assert caught.value.status == 403
 
 
@@ -91,7 +114,7 @@ def test_a_page_may_not_be_framed_or_run_inline_scripts(evil: Site, visit: Visit
 
 
 @pytest.fixture(scope="module")
-def guarded(serve_pages: Callable[..., Site]) -> Iterator[Site]:
+def guarded(serve_pages: Callable[..., Site]) -> Site:
     """A site that asks for tokens, with a dead letter."""
     site = serve_pages('token_file = "tokens"', ("solution-road",))
     site.fail("solution-road")
