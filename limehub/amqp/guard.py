@@ -91,7 +91,9 @@ class _Child:
                 self.kill()
                 deadline += END_SECONDS
             gevent.sleep(0.005)
-        os.close(self.handle)
+        # The sentinel's thread may be about to kill it: the number may be another process's soon.
+        handle, self.handle = self.handle, -1
+        os.close(handle)
 
     def _has_ended(self) -> bool:
         try:

@@ -227,6 +227,24 @@ def test_a_guard_that_is_killed_is_replaced_and_knows_all_connections(
     assert not psutil.pid_exists(first)
 
 
+def test_a_guard_that_has_ended_is_not_killed_by_a_number_that_is_anothers_now() -> None:
+    guard = Guard(max_stall=60.0)
+    guard.start()
+    child = guard._child
+    assert child is not None
+    handle = child.handle
+    guard.stop()
+    with subprocess.Popen(["sleep", "60"]) as other:
+        own = os.pidfd_open(other.pid)
+        os.dup2(own, handle)
+        child.kill()
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(0.2)
+        other.kill()
+    for descriptor in {own, handle}:
+        os.close(descriptor)
+
+
 def test_a_guard_that_is_killed_with_the_lock_frees_it(post: MakePost) -> None:
     here = post()
     _, shared, _, peer = here.line()
