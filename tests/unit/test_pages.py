@@ -11,9 +11,10 @@ from typing import Any
 
 import gevent
 import pytest
+from attrs import evolve
 from flask.testing import FlaskClient
 
-from limehub.config import Config, Loaded, Web
+from limehub.config import Config, Events, Loaded, Web
 from limehub.web import live as live_module
 from limehub.web.app import create_app
 from limehub.web.live import Live, TooManyWatchers
@@ -287,3 +288,13 @@ def test_stopping_lets_watchers_go(live: Live) -> None:
     job.join(5)
     assert job.dead
     assert time.monotonic() - began < 2
+
+
+def test_a_broker_that_does_not_answer_is_named_on_the_page() -> None:
+    shown = server()
+    nowhere = Events(connection_string="amqp://guest:guest@127.0.0.1:1//")
+    shown.config = evolve(shown.config, events=nowhere)
+    answer = client_of(shown).get("/dead-letters/", headers=HOST)
+    assert answer.status_code == 503
+    assert "<h1>The broker does not answer</h1>" in answer.text
+    assert "127.0.0.1:1: Connection refused" in answer.text

@@ -133,7 +133,16 @@ def test_a_lost_connection_is_named_instead_of_its_queues() -> None:
     ):
         lost = status() | {"groups": groups, "missing": missing, "broker": broker}
         found = overview_of(evolve(reading(), status=lost)).problems
-        assert [each.title for each in found] == [f"No connection to {name}: default"]
+        assert [each.title for each in found] == [f"No connection to {name}"]
+
+
+def test_a_group_without_connection_among_others_is_named() -> None:
+    fine = status()["groups"][0]
+    groups = [fine, fine | {"name": "slow", "connected": False, "broker": None}]
+    broker = {"embedded": False, "address": "mq.test:5672"}
+    lost = status() | {"groups": groups, "missing": ["slow: not connected"], "broker": broker}
+    (found,) = overview_of(evolve(reading(), status=lost)).problems
+    assert found.title == "No connection of slow to the broker at mq.test:5672"
 
 
 def test_a_stall_is_news_for_ten_minutes() -> None:

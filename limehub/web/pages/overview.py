@@ -167,7 +167,7 @@ def _problems(status: Mapping[str, Any], reading: Reading) -> Iterator[Problem]:
     yield from _stuck(stalls.get("current"))
     yield from _broken(status.get("broken_plugins", ()))
     yield from _unsaved(status.get("dead_letters", {}).get("trouble", {}))
-    yield from _unknown(reading.broker)
+    yield from () if _cut_off(status) else _unknown(reading.broker)
     yield from _dead(reading.broker)
     yield from _overdue(status.get("groups", ()))
     yield from _crashes(status.get("crashes", {}))
@@ -175,14 +175,19 @@ def _problems(status: Mapping[str, Any], reading: Reading) -> Iterator[Problem]:
     yield from _stalled_lately(stalls, reading.at)
 
 
+def _cut_off(status: Mapping[str, Any]) -> list[str]:
+    return [each["name"] for each in status.get("groups", ()) if not each["connected"]]
+
+
 def _not_ready(status: Mapping[str, Any]) -> Iterator[Problem]:
     causes = tuple(status.get("missing", ()))
     if not causes:
         return
-    cut_off = [each["name"] for each in status.get("groups", ()) if not each["connected"]]
-    broker = _Broker.of(status)
+    groups = [each["name"] for each in status.get("groups", ())]
+    cut_off, broker = _cut_off(status), _Broker.of(status)
     if cut_off:
-        title, advice = f"No connection to {broker.name}: {', '.join(cut_off)}", broker.while_away
+        which = f" of {', '.join(cut_off)}" if cut_off != groups else ""
+        title, advice = f"No connection{which} to {broker.name}", broker.while_away
     else:
         title = f"{plural(len(causes), 'queue is', 'queues are')} not being consumed"
         advice = "Their events wait at the broker meanwhile. `limehub check` tells more."

@@ -41,6 +41,8 @@ __all__ = ["add_pages"]
 
 log = logging.getLogger(__name__)
 
+_TITLES = {409: "Somebody else is at it", 503: "The broker does not answer"}
+"""Where what HTTP calls it says less."""
 _STATUS_OF: tuple[tuple[type[LimehubError], type[HTTPException]], ...] = (
     (NothingMatched, NotFound),
     (DeskBusy, Conflict),
@@ -192,9 +194,9 @@ class _Errors:
 
     def shown(self, error: HTTPException) -> Response:
         """Return the page about *error*, for whatever was asked for."""
-        page = self.pages.show(
-            "error", error.code or 500, title=error.name, detail=error.description
-        )
+        status = error.code or 500
+        title = _TITLES.get(status, error.name)
+        page = self.pages.show("error", status, title=title, detail=error.description)
         return self.pages.seal(page)
 
     def _known(self, error: LimehubError) -> Any:
