@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from scripts.rabbitmq_node import RabbitNode
 from tests.conformance.embedded import EmbeddedBroker
+from tests.conformance.wire import receive
+from tests.support.waiting import wait_until
 
 QUEUES = ("one", "two", "three")
 EXCHANGES = ("direct", "topic", "fanout")
@@ -46,6 +48,8 @@ OPERATIONS = st.one_of(
     ),
     st.tuples(st.just("publish"), st.just(""), queues, st.integers(0, 4), st.just(True)),
     st.tuples(st.just("get"), queues, st.booleans()),
+    st.tuples(st.just("consume"), queues, st.integers(1, 3), st.integers(0, 3)),
+    st.tuples(st.just("transaction"), queues, st.integers(0, 4), st.booleans()),
     st.tuples(st.just("settle"), st.sampled_from(("ack", "nack", "reject")), st.booleans()),
     st.tuples(st.just("settle several"), st.sampled_from(("ack", "nack")), st.booleans()),
     st.tuples(st.just("recover")),
@@ -133,6 +137,40 @@ class Actor:
             method.routing_key.replace(self.prefix, ""),
             self._plain(properties.headers),
         )
+
+    def _consume(self, queue: str, prefetch: int, acked: int) -> Any:
+        """Take what a consumer gets, ack some, and go away: the rest is back in its place."""
+        waiting, _ = self._count(queue)
+        expected, got = min(waiting, prefetch), list[Any]()
+        channel = self.connection.channel()
+        channel.basic_qos(prefetch_count=prefetch)
+        tag = channel.basic_consume(
+            self.name(queue), lambda _ch, method, _p, body: got.append((method, body))
+        )
+        receive(channel, got, expected)
+        channel.basic_cancel(tag)  # so that acks bring no more
+        for method, _ in got[:acked]:
+            channel.basic_ack(method.delivery_tag)
+        channel.close()
+        left = waiting - min(acked, expected)
+        wait_until(lambda: self._count(queue)[0] == left, message="the rest to be back")
+        return [(method.delivery_tag, method.redelivered, body) for method, body in got]
+
+    def _transaction(self, queue: str, priority: int, commit: bool) -> Any:
+        """Publish one message and take another, both or neither."""
+        channel = self.connection.channel()
+        channel.tx_select()
+        method, _, taken = channel.basic_get(self.name(queue))
+        if method is not None:
+            channel.basic_ack(method.delivery_tag)
+        properties = pika.BasicProperties(priority=priority)
+        channel.basic_publish("", self.name(queue), f"{next(self.serial):03}".encode(), properties)
+        if commit:
+            channel.tx_commit()
+        else:
+            channel.tx_rollback()
+        channel.close()
+        return taken
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, dict):
