@@ -49,6 +49,26 @@ def test_the_overview_moves_without_being_loaded_again(site: Site, visit: Visit)
     assert page.evaluate("window.untouched")
 
 
+def test_new_parts_of_the_overview_leave_the_keyboard_where_it_is(site: Site, visit: Visit) -> None:
+    site.fail("solution-shots")
+    page = visit(site.url)
+    button = page.locator("[id='act-dead:solution-shots']")
+    button.focus()
+    page.evaluate("document.getElementById('verdict').dataset.shape = 'of before'")
+    expect(page.locator("#verdict")).not_to_have_attribute("data-shape", "of before")
+    expect(button).to_be_focused()
+    expect(page.locator("#said")).to_contain_text("attention")
+
+
+def test_what_moves_can_be_held(site: Site, visit: Visit) -> None:
+    page = visit(site.url)
+    expect(page.locator("#pulse")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#pulse")).to_be_hidden()
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator("#pulse")).to_be_visible()
+
+
 def test_a_deleted_event_is_brought_back_by_undo(site: Site, visit: Visit) -> None:
     app = "solution-bin"
     site.fail(app, 2)

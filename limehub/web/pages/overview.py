@@ -237,6 +237,7 @@ def _broken(broken: Iterable[str]) -> Iterator[Problem]:
             key="broken",
             level="bad",
             title=title,
+            causes=_some(causes),
             advice=advice,
             href="/plugins/",
             action="See what broke",
