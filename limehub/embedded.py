@@ -16,7 +16,7 @@ from typing import Any
 
 import gevent
 from attrs import evolve
-from gevent import Greenlet, subprocess
+from gevent import Greenlet, monkey, subprocess
 
 from limehub.config import BrokerUrl, Config, Loaded
 from limehub.config.address import Address
@@ -25,6 +25,10 @@ from limehub.errors import BrokerError
 __all__ = ["EmbeddedBroker"]
 
 log = logging.getLogger(__name__)
+
+# gevent's own waits with closing until something wakes the hub; meanwhile the child would wait for
+# the end of the pipe, and we for the child (measured: one start in about ten took a minute).
+_close = monkey.get_original("os", "close")
 
 USER = "limehub"
 START_SECONDS = 60.0
@@ -91,7 +95,7 @@ class EmbeddedBroker:
         password, writer = os.pipe()
         try:
             os.write(writer, self._password.encode())
-            os.close(writer)
+            _close(writer)
             process: Any = subprocess.Popen(
                 self._command(password),
                 stdin=subprocess.PIPE,
@@ -100,7 +104,7 @@ class EmbeddedBroker:
                 start_new_session=True,  # Ctrl-C in a terminal is for the server
             )
         finally:
-            os.close(password)
+            _close(password)
         self._process = process
         line = gevent.with_timeout(START_SECONDS, process.stdout.readline, timeout_value=b"")
         if not line.startswith(b"ready "):
