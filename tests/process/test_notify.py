@@ -15,7 +15,7 @@ from tests.support.process import Workplace
 BURNING = """
 import time
 def burn(event):
-    end = time.monotonic() + 3
+    end = time.monotonic() + 4
     while time.monotonic() < end:
         sum(range(200))
 def register_event_handlers(worker, config):
@@ -29,7 +29,7 @@ def ear(workplace: Workplace) -> Iterator[socket.socket]:
         path = str(workplace.folder / "notify")
         listening.bind(path)
         listening.settimeout(20)
-        workplace.environ.update(NOTIFY_SOCKET=path, WATCHDOG_USEC="600000")
+        workplace.environ.update(NOTIFY_SOCKET=path, WATCHDOG_USEC="1200000")
         workplace.install("solution-burn", BURNING)
         yield listening
 
@@ -65,6 +65,6 @@ def test_the_watchdog_is_fed_while_a_handler_burns(
     while fed[-1] - fed[0] < 2:
         if ear.recv(4096) == b"WATCHDOG=1":
             fed.append(time.monotonic())
-    assert max(b - a for a, b in pairwise(fed)) < 0.6
+    assert max(b - a for a, b in pairwise(fed)) < 1.2
     server.wait_for_line("the stall is over")
     server.stop()

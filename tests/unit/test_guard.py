@@ -265,7 +265,7 @@ def test_a_guard_that_is_stopped_with_the_lock_is_killed_and_delays_little() -> 
         stuck[0].send_signal(signal.SIGSTOP)
         begun = time.monotonic()
         shared.send(FRAME)
-        assert 0.05 < time.monotonic() - begun < 0.5
+        assert 0.05 < time.monotonic() - begun < 2.0
         assert received(peer) == FRAME
         stuck[0].wait()
         shared.close()

@@ -48,15 +48,15 @@ def test_a_handler_that_waits_is_warned_about_at_half_and_ended_at_the_whole(
     started = time.monotonic()
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(TimeoutError, match=r"ran longer than 0\.2 s") as caught,
+        pytest.raises(TimeoutError, match=r"ran longer than 0\.6 s") as caught,
     ):
-        limited(waits, 0.2)(event, message)
-    assert 0.19 < time.monotonic() - started < 5
+        limited(waits, 0.6)(event, message)
+    assert 0.59 < time.monotonic() - started < 5
     assert caught.traceback[-1].name == "sleep" or "waits" in [e.name for e in caught.traceback]
     (warning,) = warnings(caplog)
     assert warning.__dict__["handler"] == "app.q"
     assert warning.__dict__["message_id"] == "m-1"
-    assert 0.1 <= warning.__dict__["seconds"] < 0.2
+    assert 0.3 <= warning.__dict__["seconds"] < 0.6
     assert "gevent.sleep(30)" in str(warning.stack_info)
     assert "greenlet_lane" not in str(warning.stack_info)
 
