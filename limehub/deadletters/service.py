@@ -246,7 +246,10 @@ class DeadLetterDesk:
             moved = self._bring_back(name, deletion, progress)
             if moved.stopped or not moved.found_nothing:
                 return moved
-        raise UnknownDeletion(f"nothing can be brought back of operation {deletion!r} (any more)")
+        hint = "" if app else "; if its app is neither installed nor listed, name the app, too"
+        raise UnknownDeletion(
+            f"nothing can be brought back of operation {deletion!r} (any more){hint}"
+        )
 
     # -- how --------------------------------------------------------------------------------------
 

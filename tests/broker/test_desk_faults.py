@@ -209,7 +209,7 @@ def test_what_fails_again_at_once_is_requeued_once(scene: Scene) -> None:
     moved = work(progress)
     again.kill()
     assert moved.count == progress.total == COUNT
-    assert_none_lost(scene.numbers(), doubles=0)
+    assert_none_lost(scene.numbers(), doubles=1)  # the one that the handler was killed over
 
 
 def fail_again(settings: ConnectionSettings) -> None:
