@@ -165,6 +165,24 @@ def test_questions_without_an_ear_for_the_answers_take_no_memory(broker: Embedde
     connection.close()
 
 
+def test_a_slow_reader_of_a_large_message_is_not_taken_for_dead(broker: EmbeddedBroker) -> None:
+    connection = connected(broker)
+    channel = connection.channel()
+    channel.queue_declare("large")
+    channel.basic_publish("", "large", b"x" * 40_000_000)
+    slow = Raw(broker.url, heartbeat=1)
+    slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    slow.send(1, spec.Basic.Consume(queue="large", no_ack=True))
+    received = 0
+    while received < 40_000_000 and (data := slow.sock.recv(1_000_000)):
+        received += len(data)
+        slow.sock.sendall(b"\x08\x00\x00\x00\x00\x00\x00\xce")
+        gevent.sleep(len(data) / 8_000_000)  # five seconds in all
+    assert received >= 40_000_000
+    channel.queue_delete("large")
+    connection.close()
+
+
 def test_messages_that_never_end_do_not_fill_the_memory(tmp_path: Path) -> None:
     share = 150_000_000 / psutil.virtual_memory().total
     with EmbeddedBroker(tmp_path, arguments=("--memory-share", f"{share:.12f}")) as broker:

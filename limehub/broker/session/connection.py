@@ -287,11 +287,16 @@ class Connection:
         while not self.stream.over:
             gevent.sleep(interval)
             now = time.monotonic()
-            if now - self.stream.last_received > 2 * self.heartbeat and not self._is_waiting():
+            if now - self._last_sign() > 2 * self.heartbeat and not self._is_waiting():
                 log.warning("client missed its heartbeats", extra={"client": self.address})
                 self.stream.abort()
             elif now - self.stream.last_sent >= interval * 0.9:
                 self.stream.write(HEARTBEAT_FRAME)
+
+    def _last_sign(self) -> float:
+        """When the client last showed that it lives: while it is not read from, by reading."""
+        heard = self.stream.last_received
+        return max(heard, self.stream.last_sent) if self._holds else heard
 
     def _is_waiting(self) -> bool:
         """Whether it is we who do not read, and not because the client does not."""
