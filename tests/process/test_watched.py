@@ -63,17 +63,18 @@ def seen(browsers: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(240)
 def test_fifty_browsers_get_their_pages_and_the_handlers_go_on(
     server: LimehubProcess, browsers: Path, vhost: Vhost
 ) -> None:
     publish(vhost, 500, bad=True)
-    wait_until(lambda: outcomes(server).get("dead-letter") == 500, 30, "500 dead letters")
+    wait_until(lambda: outcomes(server).get("dead-letter") == 500, 60, "500 dead letters")
     before = seen(browsers).get("answers", {}).get("200", 0)
     publish(vhost, 3000, bad=False)
-    wait_until(lambda: outcomes(server).get("ack") == 3000, 60, "3000 events")
+    wait_until(lambda: outcomes(server).get("ack") == 3000, 90, "3000 events")
     wait_until(lambda: seen(browsers)["answers"].get("200", 0) > before + 200, 60, "200 pages")
     found = seen(browsers)
     assert found["answers"]["live 200"] == 20
     assert found["messages"] > 20
     # Somebody may wait for another's look in vain; nothing else goes wrong.
-    assert found["answers"].keys() <= {"200", "live 200", "409"}
+    assert set(found["answers"]) - {"200", "live 200", "409"} == set()
