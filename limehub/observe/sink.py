@@ -17,6 +17,8 @@ from typing import TextIO
 
 from gevent import monkey
 
+from limehub.forks import in_children
+
 __all__ = ["MAX_WAITING", "DescriptorSink", "StreamSink", "open_sink"]
 
 MAX_WAITING = 1_048_576
@@ -70,6 +72,7 @@ class DescriptorSink:
         self._draining = False
         self._dropped = 0
         self._torn = False
+        in_children(self._in_child)
 
     def write(self, line: str) -> None:
         """Write *line*, or let it wait. Never blocks and never raises."""
@@ -85,6 +88,13 @@ class DescriptorSink:
         deadline = time.monotonic() + patience
         while self._draining and time.monotonic() < deadline:
             _sleep(0.005)
+
+    def _in_child(self) -> None:
+        """What waits is the parent's to write; a thread that is not here may hold the lock."""
+        self._lock = _new_lock()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._draining = False
 
     def _write_now(self, data: bytes) -> None:
         before = b"\n" if self._torn else b""

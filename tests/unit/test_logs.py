@@ -385,6 +385,33 @@ def test_a_pipe_that_nobody_reads_blocks_nobody_and_loses_no_line_once_read() ->
     os.close(write)
 
 
+def test_a_forked_process_logs_though_another_thread_was_at_it() -> None:
+    read, write = os.pipe()
+    handler = sink.DescriptorSink(write, lambda count: f"dropped {count}")
+    holding: list[int] = []
+    may_end: list[int] = []
+
+    def hold() -> None:  # in a native thread
+        with handler._lock:
+            holding.append(1)
+            while not may_end:
+                sink._sleep(0.01)
+
+    sink._start_native(hold, ())
+    wait_until(lambda: holding)
+    child = os.fork()
+    if child == 0:
+        handler.write("from the child")
+        os._exit(0)
+    try:
+        wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] == child, 5)
+        assert os.read(read, 100) == b"from the child\n"
+    finally:
+        may_end.append(1)
+        os.close(read)
+        os.close(write)
+
+
 def test_lines_beyond_what_may_wait_are_dropped_and_counted() -> None:
     read, write = os.pipe()
     handler = sink.DescriptorSink(write, lambda count: f"dropped {count}")
