@@ -165,8 +165,10 @@ class Channel:
         return tag
 
     def is_consuming(self, tag: str) -> bool:
-        """Whether the consumer *tag* still stands on this channel."""
-        return self.is_open and tag in self._pika.consumer_tags
+        """Whether the broker has confirmed the consumer *tag* here and it still stands."""
+        # pika lists it before the answer has come.
+        confirmed = self._on_cancelled or ()
+        return self.is_open and tag in confirmed and tag in self._pika.consumer_tags
 
     def cancel(self, tag: str) -> None:
         """End the consumer; when this returns no further delivery of it comes."""

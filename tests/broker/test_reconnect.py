@@ -142,6 +142,19 @@ def test_a_queue_deleted_under_its_consumer_is_declared_bound_and_consumed_again
     assert reconnects(hub) == [0]
 
 
+def test_a_queue_is_not_ready_before_the_broker_has_confirmed_its_consumer_again(
+    serve: Serve, proxy: Proxy, vhost: Vhost
+) -> None:
+    hub = serve({APP: handles(print)}, url=proxy.url)
+    before = vhost.bindings()
+    proxy.latency = 0.2
+    vhost.delete_queue(QUEUE)
+    wait_until(lambda: consumer_of(hub, QUEUE)["rebuilds"] == 1)
+    wait_until(lambda: not hub.server.missing(), interval=0.01)
+    assert vhost.queues()[QUEUE]["consumers"] == 1
+    assert vhost.bindings() == before
+
+
 def test_a_queue_deleted_while_others_are_being_bound_gets_its_bindings_back(
     serve: Serve, vhost: Vhost
 ) -> None:
