@@ -58,8 +58,7 @@ def test_a_broken_file_changes_nothing_and_every_problem_is_logged(
     assert "prefetch_count" in record["limehub.cause"]  # did you mean
 
     probe.publish(hold(range(5)))
-    wait_until(lambda: unacked(probe) == 2)
-    assert len(probe.started) == 1
+    wait_until(lambda: (unacked(probe), len(probe.started)) == (2, 1))
     probe.release()
     wait_until(lambda: len(probe.ended) == 5)
 
@@ -86,8 +85,7 @@ def test_prefetch_and_concurrency_grow_and_shrink_under_load(
     probe = Probe.install(workplace, vhost, NARROW)
     process = workplace.serve()
     probe.publish(hold(range(20)))
-    wait_until(lambda: unacked(probe) == 2)
-    assert len(probe.started) == 1
+    wait_until(lambda: (unacked(probe), len(probe.started)) == (2, 1))
 
     changed = reload(process, WIDE, workplace)["limehub.changed"]
     assert set(changed) == {
@@ -106,8 +104,7 @@ def test_prefetch_and_concurrency_grow_and_shrink_under_load(
     probe.release("again")
     wait_until(lambda: len(probe.ended) == 40)
     probe.publish(hold(range(200, 220), "at last"))
-    wait_until(lambda: unacked(probe) == 2)
-    assert len(probe.started) == 41
+    wait_until(lambda: (unacked(probe), len(probe.started)) == (2, 41))
     probe.release("at last")
     wait_until(lambda: len(probe.ended) == 60)
     probe.wait_depth(ready=0)
