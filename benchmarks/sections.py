@@ -123,7 +123,7 @@ ALL = (
     _waiting(1000, count=40_000),
     Section(
         name="publish",
-        title="confirmed publishing: 200 at a time, C up to 1000, blocking pika one by one",
+        title="confirmed publishing: up to 1000 at a time, blocking pika one by one",
         peers=(
             "publish_limehub",
             "publish_c",
@@ -134,7 +134,7 @@ ALL = (
         kind=PUBLISH,
         count=20_000,
         prefetch=1,
-        concurrency=200,
+        concurrency=1000,
     ),
     Section(
         name="latency",

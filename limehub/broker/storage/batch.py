@@ -16,6 +16,8 @@ MessageRow = tuple[int, int, int, float | None, int, bytes, bytes, bytes]
 # few statements with many rows; the sizes are powers so that few texts have to be compiled.
 _ROWS_AT_ONCE = (512, 64, 8, 1)
 _COLUMNS = 8
+_PER_ROW = 600
+"""Bytes that a row takes besides its body: the tuple, its numbers, address, properties."""
 
 
 class Batch:
@@ -24,8 +26,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.rows: dict[int, MessageRow] = {}
-        self.size = 0
-        """Bytes of the bodies."""
+        self._bodies = 0  # bytes
         self.calls: list[Callable[[], None]] = []
         self._removed: list[int] = []
         self._deliveries: dict[int, int] = {}
@@ -36,10 +37,15 @@ class Batch:
             self.rows or self._removed or self._statements or self._deliveries or self.calls
         )
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory that its messages take, about."""
+        return self._bodies + len(self.rows) * _PER_ROW
+
     def add(self, row: MessageRow) -> None:
         """Write a message."""
         self.rows[row[0]] = row
-        self.size += len(row[7])
+        self._bodies += len(row[7])
 
     def remove(self, number: int) -> None:
         """Delete a message."""
@@ -48,7 +54,7 @@ class Batch:
         if row is None:
             self._removed.append(number)
         else:
-            self.size -= len(row[7])
+            self._bodies -= len(row[7])
 
     def count(self, number: int, deliveries: int) -> None:
         """Write how often a message has come back."""
