@@ -45,7 +45,7 @@ class EmbeddedBroker:
     def __init__(self, config: Config) -> None:
         self._file = config.events.url.path or config.broker.path
         self._listen = config.broker.address or Address(_HERE, 0)
-        self._level = config.log.level
+        self._log = config.log
         self._memory_share = config.broker.memory_share
         self._password = secrets.token_urlsafe(24)
         self._asked = config.events.connection_string
@@ -118,7 +118,8 @@ class EmbeddedBroker:
     def _command(self, password: int) -> list[str]:
         listen = f"{self._listen.host}:{self._listen.port}"
         command = [sys.executable, "-m", "limehub.broker", "--until-eof", "--listen", listen]
-        command += ["--user", f"{USER}:/dev/fd/{password}", "--log-level", self._level.upper()]
+        command += ["--user", f"{USER}:/dev/fd/{password}", "--log-level", self._log.level]
+        command += ["--log-format", self._log.format] if self._log.format else []
         command += ["--memory-share", str(self._memory_share)]
         return command + (["--data", self._file] if self._file else [])
 

@@ -28,7 +28,7 @@ __all__ = ["Line", "Sentinel"]
 
 log = logging.getLogger(__name__)
 
-TICK = 0.06
+TICK = 0.05
 """Seconds between two looks: what a handler acks before it computes waits no longer."""
 
 NAMED_AFTER = 0.5

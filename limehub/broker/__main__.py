@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import sys
 from pathlib import Path
@@ -14,14 +13,13 @@ from limehub.broker.memory import MEMORY_SHARE, machine_memory
 from limehub.broker.node import Limits
 from limehub.broker.serving import CannotListen, run_broker
 from limehub.broker.storage.errors import StorageError
+from limehub.observe import logs
 
 
 def main() -> int:
     """Parse the command line and serve. Returns the exit code."""
     options = _parser().parse_args()
-    handler = logging.StreamHandler()
-    handler.setFormatter(_WithContext("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=options.log_level, handlers=[handler])
+    logs.configure(options.log_level, options.log_format)
     try:
         run_broker(
             options.listen,
@@ -39,18 +37,6 @@ def main() -> int:
     return 0
 
 
-class _WithContext(logging.Formatter):
-    """Shows what a record brings along, as `key=value` behind its message, all on one line."""
-
-    _usual = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        more = (f" {key}={value}" for key, value in vars(record).items() if key not in self._usual)
-        context = "".join(more).replace("\r", "\\r").replace("\n", "\\n")
-        return super().format(record) + context
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="limehub broker")
     parser.add_argument("--listen", type=_address, default=("127.0.0.1", 5672))
@@ -59,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vhost", action="append")
     parser.add_argument("--memory-share", type=float, default=MEMORY_SHARE)
     parser.add_argument("--until-eof", action="store_true", help="serve until stdin ends")
-    parser.add_argument("--log-level", default="WARNING")
+    parser.add_argument("--log-level", default="warning")
+    parser.add_argument("--log-format", choices=("text", "json"))
     return parser
 
 

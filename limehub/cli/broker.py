@@ -61,17 +61,19 @@ def broker(
 ) -> None:
     """Run the embedded broker until SIGTERM or Ctrl-C.
 
-    Where a limehub.toml lies here, its `broker.listen` and `broker.path` are the defaults.
+    Where a limehub.toml lies here, its `broker.listen` and `broker.path` are the defaults, and its
+    `log` counts.
     """
-    share = None
+    more: list[str] = []
     if config or config_file(None).exists():
-        settings = load_config(config).config.broker
-        share = settings.memory_share
-        listen = listen or settings.address
-        data = data or (Path(settings.path) if settings.path else None)
-    command = [sys.executable, "-m", "limehub.broker", "--listen", str(listen or DEFAULT)]
+        settings = load_config(config).config
+        listen = listen or settings.broker.address
+        data = data or (Path(settings.broker.path) if settings.broker.path else None)
+        more += ["--memory-share", str(settings.broker.memory_share)]
+        more += ["--log-level", settings.log.level]
+        more += ["--log-format", settings.log.format] if settings.log.format else []
+    command = [sys.executable, "-m", "limehub.broker", "--listen", str(listen or DEFAULT), *more]
     command += ["--data", str(data)] if data else []
-    command += ["--memory-share", str(share)] if share else []
     for user in users:
         command += ["--user", user]
     os.execv(sys.executable, command)  # noqa: S606 - a fresh interpreter without patching

@@ -46,7 +46,7 @@ class Killed:
 
 def killed(do: str) -> Callable[[Lab], Killed]:
     def experiment(lab: Lab) -> Killed:
-        with lab.stand(f"killed-{do}", toml=GUARDED) as stand, lab.core():
+        with lab.stand(f"killed-{do}", toml=GUARDED) as stand, lab.cores():
             stalled(stand, do, 60.0)
             children = children_of(stand.pid)
             connection = stand.vhost.connect()
@@ -199,7 +199,7 @@ def filled(do: str) -> Callable[[Lab], Filled]:
     def experiment(lab: Lab) -> Filled:
         toml = f"prefetch_count = 2\n{GUARDED}"
         options = {"toml": toml, "small": True}
-        with lab.stand(f"filled-{do}", **options) as stand, lab.core(do == "burn"):
+        with lab.stand(f"filled-{do}", **options) as stand, lab.cores(do == "burn"):
             keep(stand)
             stand.burners.publish({"n": 1, "publish": 10})
             stand.burners.wait_for("end")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-from tests.support.lab import Lab
+from tests.support.lab import CORES, Lab
 from tests.support.stand import ACK, Finding
 
 GUARDED = 'guard = "process"\n'
@@ -45,7 +45,7 @@ def alone(
     def experiment(lab: Lab) -> Finding:
         times = Times.of(lab)
         given = {"heartbeat": times.heartbeat_one, "lanes": (lane,), "toml": GUARDED} | options
-        with lab.stand(f"{do}-{lane}", **given) as stand, lab.core(core):
+        with lab.stand(f"{do}-{lane}", **given) as stand, lab.cores(core):
             stand.begin()
             stand.burners.publish({"n": 1, "do": do, "value": times.one}, lane=lane)
             stand.burners.wait_for("start")
@@ -100,7 +100,8 @@ def twelve(lab: Lab) -> Finding:
     """Twelve events at once, each of which computes."""
     times = Times.of(lab)
     toml = "prefetch_count = 12\n"
-    with lab.stand("twelve", toml=toml, heartbeat=times.heartbeat_each) as stand, lab.core():
+    # Both, since it counts milliseconds.
+    with lab.stand("twelve", toml=toml, heartbeat=times.heartbeat_each) as stand, lab.cores(CORES):
         stand.begin()
         stand.burners.publish(*({"n": n, "do": "burn", "value": times.each} for n in range(1, 13)))
         stand.burners.wait_for("end", range(1, 13), timeout=20 * times.each)

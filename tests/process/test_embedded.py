@@ -200,3 +200,14 @@ def test_the_broker_alone_serves_those_who_know_its_password(bare_workplace: Wor
     connection.close()
     os.kill(broker.pid, signal.SIGTERM)
     assert broker.wait() == 0
+
+
+def test_what_the_broker_logs_is_json_among_the_servers_lines(place: Workplace) -> None:
+    server = place.serve()
+    stranger = url_of(place).replace("limehub:", "stranger:")
+    with pytest.raises(pika.exceptions.AMQPError):
+        pika.BlockingConnection(pika.URLParameters(stranger))
+    line = json.loads(server.wait_for_line("limehub.broker.session"))
+    assert line["log.level"] == "warning"
+    assert line["limehub.code"] == 403
+    assert server.stop() == 0

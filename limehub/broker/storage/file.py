@@ -31,7 +31,7 @@ _TIDY_AFTER = 0.5
 """Free pages go back to the file system every so many batches and seconds."""
 _TIDY_PAGES = 2000
 _WORTH_TIDYING = 256
-_FULL = 5 * 1024 * 1024
+_FULL = 4 * 1024 * 1024
 """Bytes on their way to the file from which on publishers have to wait."""
 
 
