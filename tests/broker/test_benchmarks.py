@@ -93,8 +93,8 @@ def test_memory_is_looked_at_before_and_after_the_work(bench: Bench) -> None:
 
 def test_each_publish_of_limehub_is_confirmed_and_counted(bench: Bench) -> None:
     peer = PEERS["publish_limehub"]
-    report = bench.publish(peer, job_of(bench, "publish", peer.name, 400))
-    assert report.count == 400
+    report = bench.publish(peer, job_of(bench, "publish", peer.name, 2000))
+    assert report.count == 2000
     assert report.rate > 50
 
 
