@@ -16,7 +16,7 @@ def test_every_goal_of_the_section_is_measured(
 ) -> None:
     said: list[str] = []
     results = embedded.measure(
-        rabbit_node, tmp_path, 1, said.append, messages=300, deep=3000, held=5000, starts=1
+        rabbit_node, tmp_path, 1, said.append, messages=5000, deep=3000, held=5000, starts=1
     )
     assert all(one.rate > 0 for one in results[embedded.FILE])
     by_depth = {
