@@ -148,6 +148,7 @@ def test_an_argument_that_nobody_knows_is_no_difference(
 ) -> None:
     queue(channel, name)
     queue(channel, name, arguments={"x-of-mine": 1})
+    assert channel.is_open
 
 
 def test_an_exclusive_queue_is_locked_for_others(

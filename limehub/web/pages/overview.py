@@ -43,7 +43,7 @@ class Problem:
 
 @frozen(kw_only=True)
 class HandlerRow:
-    """One handler. *key*: begins the names of its cells; *failed*, *open*: whether it ever was."""
+    """One handler. *key*: begins the names of its cells."""
 
     name: str
     key: str
