@@ -18,6 +18,7 @@ from tests.support.vhost import Vhost
 
 Node = RabbitNode | EmbeddedNode
 PLUGINS = ("rabbitmq_management",)
+FAULTS = Path(__file__).parent / "faults"
 SOAK = os.environ.get("LIMEHUB_SOAK") == "1"
 ROOT_VARIABLE = "LIMEHUB_RABBITMQ4_ROOT"
 TEST_ON = os.environ.get("LIMEHUB_TEST_ON", "rabbitmq")
@@ -34,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     skip_soak = pytest.mark.skip(reason="the long form; runs under `make soak`")
     skip_four = pytest.mark.skip(reason=f"{ROOT_VARIABLE} is not set; see scripts/rabbitmq4")
     for item in items:
+        if FAULTS in item.path.parents:
+            item.add_marker(pytest.mark.alone)
         if not SOAK and item.get_closest_marker("soak"):
             item.add_marker(skip_soak)
         if ROOT_VARIABLE not in os.environ and item.get_closest_marker("rabbitmq4"):
