@@ -6,6 +6,7 @@ after everything has; it ends by itself when the server dies, because its standa
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import secrets
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 _close = monkey.get_original("os", "close")
 
 USER = "limehub"
-START_SECONDS = 60.0
-"""A large file is read at the start."""
+PATIENCE = 30.0
+"""Seconds after which a start is said to take long: a large file is read, 10 s per million messages."""
 
 STOP_SECONDS = 10.0
 LONGEST_PAUSE = 5.0
@@ -106,7 +107,7 @@ class EmbeddedBroker:
         finally:
             _close(password)
         self._process = process
-        line = gevent.with_timeout(START_SECONDS, process.stdout.readline, timeout_value=b"")
+        line = self._first_line(process)
         if not line.startswith(b"ready "):
             code = _end(process)
             where = self._file or "in memory"
@@ -114,6 +115,19 @@ class EmbeddedBroker:
                 f"the embedded broker ({where}) did not start: exit code {code}; see above why"
             )
         return int(line.rpartition(b":")[2])
+
+    def _first_line(self, process: Any) -> bytes:
+        """Return what the child says when it is ready; empty if it ends before."""
+        line = gevent.spawn(process.stdout.readline)
+        for waited in itertools.count(1):
+            line.join(PATIENCE)
+            if line.ready():
+                break
+            log.warning(
+                "embedded broker is still reading its file",
+                extra={"file": self._file, "seconds": waited * PATIENCE},
+            )
+        return bytes(line.get())
 
     def _command(self, password: int) -> list[str]:
         listen = f"{self._listen.host}:{self._listen.port}"

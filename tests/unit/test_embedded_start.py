@@ -1,0 +1,34 @@
+"""A large file takes long to read: whoever starts the broker waits, and says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from limehub import embedded
+from limehub.config import load
+from limehub.embedded import EmbeddedBroker
+from limehub.errors import BrokerError
+
+
+def broker_on(folder: Path) -> EmbeddedBroker:
+    environ = {"LIMEHUB_EVENTS__CONNECTION_STRING": f"embedded://{folder}/broker.db"}
+    return EmbeddedBroker(load(None, environ=environ).config)
+
+
+def test_a_start_that_takes_long_is_told_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedded, "PATIENCE", 0.01)  # Python alone takes longer than that
+    broker = broker_on(tmp_path)
+    broker.start()
+    broker.stop()
+    assert caplog.messages[0] == "embedded broker is still reading its file"
+    assert caplog.records[0].__dict__["file"] == f"{tmp_path}/broker.db"
+
+
+def test_a_broker_that_ends_before_it_is_ready_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "broker.db").write_bytes(b"something else\n" * 1000)
+    with pytest.raises(BrokerError, match=r"did not start: exit code 4"):
+        broker_on(tmp_path).start()
