@@ -33,7 +33,7 @@ _close = monkey.get_original("os", "close")
 
 USER = "limehub"
 PATIENCE = 30.0
-"""Seconds after which a start is said to take long; a large file takes 10 s per million messages."""
+"""Seconds after which a start takes long: a large file is read, 10 s per million messages."""
 
 STOP_SECONDS = 10.0
 LONGEST_PAUSE = 5.0
