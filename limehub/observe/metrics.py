@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from attrs import define, field, frozen
@@ -27,7 +27,11 @@ from limehub.workers.handling import BOUNDS
 
 __all__ = ["Reading", "exposition", "families"]
 
+BREATH = 100
+"""Samples until others have their turn: thousands of queues take a while, handlers go on."""
+
 Status = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @frozen(kw_only=True)
@@ -65,8 +69,15 @@ class _Collected:
 
     def collect(self) -> Iterator[Metric]:
         for family in families(self.reading):
+            family.samples = _gently(family.samples)  # type: ignore[assignment] # is gone through once
             yield family
-            gevent.sleep(0)  # thousands of queues take a while to write; handlers go on meanwhile
+
+
+def _gently(items: Iterable[T]) -> Iterator[T]:
+    for number, item in enumerate(items):
+        if number % BREATH == 0:
+            gevent.sleep(0)
+        yield item
 
 
 Sample = tuple[tuple[str, ...], float]
@@ -74,14 +85,14 @@ Sample = tuple[tuple[str, ...], float]
 
 def _counter(name: str, help_: str, labels: Iterable[str], samples: Iterable[Sample]) -> Metric:
     metric = CounterMetricFamily(f"limehub_{name}", help_, labels=tuple(labels))
-    for values, number in samples:
+    for values, number in _gently(samples):
         metric.add_metric(values, number)
     return metric
 
 
 def _gauge(name: str, help_: str, labels: Iterable[str], samples: Iterable[Sample]) -> Metric:
     metric = GaugeMetricFamily(f"limehub_{name}", help_, labels=tuple(labels))
-    for values, number in samples:
+    for values, number in _gently(samples):
         metric.add_metric(values, number)
     return metric
 
@@ -139,7 +150,7 @@ def _durations(handlers: Iterable[Status]) -> Metric:
         "limehub_handler_duration_seconds", "How long runs of a handler took.", labels=("handler",)
     )
     steps = [*(f"{float(bound)}" for bound in BOUNDS), "+Inf"]
-    for each in handlers:
+    for each in _gently(handlers):
         counts = accumulate(each["durations"])
         metric.add_metric((each["name"],), list(zip(steps, counts, strict=True)), each["seconds"])
     return metric

@@ -18,6 +18,7 @@ from limehub.web.tokens import Tokens
 from limehub.workers.handling import BOUNDS, HandlerStats
 from limehub.workers.settlement import Fate
 from tests.support.monitored import metric_names, reading, status
+from tests.support.waiting import quickest
 from tests.unit.web_server import ShownServer, office_of
 
 DOCS = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
@@ -88,21 +89,25 @@ def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:
 
 
 def test_a_scrape_of_thousands_of_queues_lets_others_work_meanwhile() -> None:
-    (group,), turns = status()["groups"], [time.monotonic()]
+    (group,) = status()["groups"]
     (queue,) = group["queues"]
     group["queues"] = [{**queue, "queue": f"q{number}"} for number in range(3000)]
 
-    def turn() -> None:
-        while True:
-            turns.append(time.monotonic())
-            gevent.sleep(0)
+    def longest_turn() -> float:
+        """As a part of the whole, in CPU time: others on the machine do not count."""
+        turns = [time.thread_time()]
 
-    turning = gevent.spawn(turn)
-    exposition(reading(groups=[group]), "")
-    turning.kill()
-    turns.append(time.monotonic())
-    longest = max(after - before for before, after in pairwise(turns))
-    assert longest < (turns[-1] - turns[0]) / 2
+        def turn() -> None:
+            while True:
+                turns.append(time.thread_time())
+                gevent.sleep(0)
+
+        turning = gevent.spawn(turn)
+        exposition(reading(groups=[group]), "")
+        turning.kill()
+        return max(after - before for before, after in pairwise(turns)) / (turns[-1] - turns[0])
+
+    assert quickest(longest_turn, 0.1) < 0.1
 
 
 def test_counts_of_runs_are_kept_by_application() -> None:
