@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from scripts.rabbitmq_node import RabbitNode, find_server
 from tests.support.embedded_node import EmbeddedNode
@@ -23,6 +24,14 @@ SOAK = os.environ.get("LIMEHUB_SOAK") == "1"
 ROOT_VARIABLE = "LIMEHUB_RABBITMQ4_ROOT"
 TEST_ON = os.environ.get("LIMEHUB_TEST_ON", "rabbitmq")
 """The broker of tests that work on any: `rabbitmq`, `rabbitmq4` or `embedded`."""
+
+settings.register_profile(
+    "limehub",
+    derandomize=not SOAK,  # the same examples each time; the long form looks for new ones
+    deadline=None,  # a busy machine is no bug
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("limehub")
 
 
 def pytest_configure(config: pytest.Config) -> None:

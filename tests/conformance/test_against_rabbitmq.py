@@ -10,7 +10,7 @@ from typing import Any
 
 import pika
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from scripts.rabbitmq_node import RabbitNode
@@ -231,9 +231,7 @@ def urls(
 @pytest.mark.timeout(3600)  # in the long form
 @settings(
     max_examples=2000 if os.environ.get("LIMEHUB_SOAK") == "1" else 60,
-    deadline=None,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(operations=st.lists(OPERATIONS, min_size=5, max_size=40))
 def test_both_brokers_do_the_same(urls: tuple[str, str], operations: list[Operation]) -> None:

@@ -14,7 +14,7 @@ import gevent
 import pika
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.embedded import EmbeddedBroker
@@ -66,9 +66,7 @@ def end_of(sock: socket.socket) -> bytes:
     return told
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150)
 @given(frames=st.lists(FRAMES, min_size=1, max_size=6))
 def test_any_bytes_on_an_open_channel_leave_the_broker_alive(
     broker: EmbeddedBroker, frames: list[bytes]
@@ -83,9 +81,7 @@ def test_any_bytes_on_an_open_channel_leave_the_broker_alive(
     assert "Traceback" not in broker.log
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100)
 @given(data=st.binary(min_size=1, max_size=200), header=st.booleans())
 def test_any_bytes_instead_of_a_handshake_leave_the_broker_alive(
     broker: EmbeddedBroker, data: bytes, header: bool

@@ -77,7 +77,7 @@ class Window(RuleBasedStateMachine):
 
 
 TestWindow = Window.TestCase
-TestWindow.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestWindow.settings = settings(max_examples=200, stateful_step_count=40)
 
 
 @given(st.integers(2, 1000))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tomlkit
 from attrs import evolve
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limehub.config import EventHandler, Events, Loaded, Web, load
@@ -362,9 +362,7 @@ _fragments = st.sampled_from(
         *("queue_prefix", "connection_string", '"amqp://guest@localhost//"', "level", '"info"'),
     ]
 )
-_no_texts = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+_no_texts = settings(max_examples=300)
 
 
 @_no_texts

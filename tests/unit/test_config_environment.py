@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limehub.config import Config, Loaded, load
@@ -259,9 +259,7 @@ def test_every_key_has_a_variable(loaded, key):
         assert set(result.origins.values()) == {f"env {name}"}
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200)
 @given(
     name=st.one_of(
         st.sampled_from(sorted("__".join(key).upper() for key in key_types())),

@@ -118,7 +118,7 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tree=st.dictionaries(_keys, _values, max_size=6))
 def test_whatever_a_toml_writer_writes_has_positions(tree):
     text = tomlkit.dumps(tree)
@@ -138,7 +138,7 @@ _pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=st.one_of(st.text(max_size=80), st.lists(_pieces, max_size=20).map("".join)))
 def test_no_text_breaks_the_scanner_and_every_valid_one_is_understood(text):
     found = positions(text)

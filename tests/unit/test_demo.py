@@ -24,7 +24,7 @@ def stream(seed: int, count: int, fail_rate: float = 0.0) -> list[DemoEvent]:
 
 
 @given(seed=SEEDS, fail_rate=RATES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_objects_live_in_an_order_that_makes_sense(seed: int, fail_rate: float) -> None:
     """Created before updated, restored only when deleted, and never two things with one id."""
     values: dict[int, dict[str, Any]] = {}
@@ -56,7 +56,7 @@ def test_objects_live_in_an_order_that_makes_sense(seed: int, fail_rate: float) 
 
 
 @given(seed=SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_persons_and_deals_belong_to_companies_that_were_created(seed: int) -> None:
     companies: set[int] = set()
     for event in stream(seed, 300):

@@ -137,7 +137,7 @@ def feed(connection: Reader, data: bytes, chunk: int) -> None:
         connection._on_data_available(data[at : at + chunk])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), chunk=st.sampled_from([1, 7, 100, 4096, 131_072]))
 @example(seed=7, chunk=1)
 def test_the_scanner_reads_what_pika_reads(seed: int, chunk: int) -> None:

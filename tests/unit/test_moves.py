@@ -9,7 +9,7 @@ from typing import Any
 
 import pika
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from limehub.amqp import headers as own
@@ -115,7 +115,6 @@ def arrived(message: Outgoing, queue: str) -> Delivery:
     )
 
 
-@settings(deadline=None)
 @given(tables, property_tables, st.sampled_from([SMALLEST_FRAME, FRAME_MAX]))
 def test_any_message_can_be_moved_fits_the_frame_and_acts_on_no_routing(
     headers: Mapping[Any, Any], properties: Mapping[str, Any], frame_max: int
@@ -137,7 +136,6 @@ def test_any_message_can_be_moved_fits_the_frame_and_acts_on_no_routing(
     assert sent(waiting).expiration is None
 
 
-@settings(deadline=None)
 @given(tables, property_tables)
 def test_a_requeued_dead_letter_gives_its_handler_tenant_and_key_back(
     headers: Mapping[Any, Any], properties: Mapping[str, Any]

@@ -95,7 +95,7 @@ def drain(schedule: Schedule[Item], model: Model, queue: str | None) -> None:
     model.waiting = [item for item in model.waiting if item not in expected]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps)
 def test_any_history_keeps_order_loses_nothing_and_never_idles(history: list[tuple]) -> None:
     schedule, model = new_schedule(QUEUES), Model(QUEUES)
