@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 from attrs import define, field
 
 from scripts.rabbitmq_node import dies_with_parent
+from tests.support.ports import hold_port
 
 __all__ = ["EmbeddedBroker"]
 
@@ -23,7 +25,7 @@ class EmbeddedBroker:
     folder: Path
     data: Path | None = None
     arguments: tuple[str, ...] = ()
-    port: int = 0
+    _place: socket.socket = field(factory=hold_port, init=False)
     _process: subprocess.Popen[str] | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
@@ -32,6 +34,11 @@ class EmbeddedBroker:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._place.close()
+
+    @property
+    def port(self) -> int:
+        return int(self._place.getsockname()[1])
 
     @property
     def url(self) -> str:
@@ -73,7 +80,6 @@ class EmbeddedBroker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line.startswith("ready "), f"{line!r}: {self.log}"
-        self.port = int(line.rpartition(":")[2])
 
     def kill(self) -> None:
         """End it as a power cut would."""
@@ -91,6 +97,6 @@ class EmbeddedBroker:
     def ended(self) -> int:
         """Wait until it has ended; returns its exit code."""
         assert self._process is not None
-        code = self._process.wait(20)
+        code = self._process.wait(60)
         self._process.communicate()
         return code

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 
 from scripts.rabbitmq_node import NodeError, dies_with_parent
+from tests.support.ports import hold_port
 
 __all__ = ["EmbeddedNode", "only_rabbitmq"]
 
@@ -48,7 +49,8 @@ class EmbeddedNode:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.vhosts: list[str] = []
-        self.ports = Ports(0)
+        self._place = hold_port()
+        self.ports = Ports(self._place.getsockname()[1])
         self._process: subprocess.Popen[str] | None = None
         self._control = 0
 
@@ -106,7 +108,7 @@ class EmbeddedNode:
         words = self._process.stdout.readline().split()
         if not words:
             raise NodeError(f"the broker ended while starting:\n{self.log.read_text()}")
-        self.ports, self._control = Ports(int(words[1])), int(words[2])
+        self._control = int(words[2])
 
     def kill(self) -> None:
         """End it as a power cut would (SIGKILL). File and port stay."""

@@ -11,6 +11,8 @@ import gevent
 from attrs import define, field
 from gevent.server import StreamServer
 
+from tests.support.ports import hold_port
+
 __all__ = ["BASIC_ACK", "BASIC_DELIVER", "BASIC_PUBLISH", "Proxy"]
 
 Direction = Literal["up", "down"]  # up: from the client to the broker
@@ -68,7 +70,8 @@ class Proxy:
         self._server: StreamServer | None = None
         self._links: set[Link] = set()
         self._cuts: list[Cut] = []
-        self.port = 0
+        self._place = hold_port()
+        self.port = int(self._place.getsockname()[1])
         self.latency = 0.0
         self.slice: int | None = None
         self.blackhole: frozenset[Direction] = frozenset()
@@ -83,6 +86,7 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self.refuse()
         self.reset()
+        self._place.close()
 
     @property
     def url(self) -> str:
@@ -101,7 +105,6 @@ class Proxy:
         if self._server is None:
             self._server = StreamServer(("127.0.0.1", self.port), self._serve)
             self._server.start()
-            self.port = int(self._server.server_port or 0)
 
     def refuse(self) -> None:
         """Stop listening: new connections are refused, open ones stay."""
