@@ -17,6 +17,7 @@ from attrs import frozen
 from limehub.broker.node import Limits
 from scripts.rabbitmq_node import RabbitNode
 from tests.support.embedded_node import EmbeddedNode, only_rabbitmq
+from tests.support.waiting import wait_until
 
 __all__ = ["EmbeddedOperator", "Operator", "RabbitOperator", "operator_of", "quoted"]
 
@@ -51,11 +52,15 @@ CONNECTIONS = """
  proplists:get_value(vhost, Info) =:= {vhost}]
 """
 
+# One that has ended since it was listed does not count.
 CLOSE_CONNECTIONS = """
-length([rabbit_networking:close_connection(proplists:get_value(pid, Info), "by an operator")
- || Info <- rabbit_networking:connection_info_all([pid, vhost]),
- proplists:get_value(vhost, Info) =:= {vhost}])
+length([closed || Info <- rabbit_networking:connection_info_all([pid, vhost]),
+ proplists:get_value(vhost, Info) =:= {vhost},
+ (catch rabbit_networking:close_connection(
+   proplists:get_value(pid, Info), "by an operator")) =:= ok])
 """
+
+MEMORY_ALARMS = "[on || {{resource_limit, memory, _}, _} <- rabbit_alarm:get_alarms()]"
 
 LARGEST_BODY = "rabbit_misc:get_env(rabbit, max_message_size, 134217728)"
 
@@ -105,7 +110,7 @@ class Operator(Protocol):
         """Bytes of the largest message that the broker takes."""
 
     def memory_alarm(self, on: bool) -> None:
-        """Block publishers of the whole broker, or let them go on."""
+        """Block publishers of the whole broker, or let them go on; in force at the return."""
 
     def http(self, method: str, path: str, body: Any = None, *, missing_ok: bool = False) -> Any:
         """Call the management API."""
@@ -217,6 +222,7 @@ class RabbitOperator:
     def memory_alarm(self, on: bool) -> None:
         share = "0.0000001" if on else "0.4"
         self.node.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({share})")
+        wait_until(lambda: (self.node.eval(MEMORY_ALARMS) == "[on]") is on, message="the alarm")
 
     def http(self, method: str, path: str, body: Any = None, *, missing_ok: bool = False) -> Any:
         """Call the management API below `/api/`; returns the decoded answer, or None if empty."""
