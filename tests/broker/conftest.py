@@ -73,7 +73,7 @@ def serve(vhost: Vhost, tmp_path: Path) -> Iterator[Callable[..., Hub]]:
             running.push(hub.__exit__)
             hub.server.start()
             if ready:
-                wait_until(lambda: not hub.server.missing(), 15, f"ready: {hub.server.missing()}")
+                wait_until(lambda: not hub.server.missing(), message="the hub to be ready")
             return hub
 
         yield begin

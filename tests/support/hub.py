@@ -27,7 +27,8 @@ Register = Callable[[Any, Any], None]
 class Hub:
     """A running server: `with Hub(url, folder, register=...) as hub:`.
 
-    *plugins*: name -> register_event_handlers(worker, config); *toml*: more configuration.
+    *plugins*: name -> register_event_handlers(worker, config); *toml*: more configuration. Unless
+    it says otherwise, the end waits 5 s for handlers that a failed test has left waiting.
     """
 
     url: str
@@ -42,7 +43,7 @@ class Hub:
     def __enter__(self) -> Self:
         self.build()
         self.server.start()
-        wait_until(lambda: not self.server.missing(), 15, "the hub is not ready")
+        wait_until(lambda: not self.server.missing(), message="the hub to be ready")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,6 +57,8 @@ class Hub:
         file = self.folder / "limehub.toml"
         file.write_text(self.toml)
         environ = {"LIMEHUB_EVENTS__CONNECTION_STRING": self.url, "LIMEHUB_WEB__BIND": "none"}
+        if "shutdown_grace" not in self.toml:
+            environ["LIMEHUB_EVENT_HANDLER__SHUTDOWN_GRACE"] = "5"
         loaded = load(file, environ)
         registry = load_registry(loaded.config, entry_points=self._entry_points())
         registry.raise_if_broken()
