@@ -59,9 +59,7 @@ def test_a_scrape_tells_what_became_of_each_tenants_events(
     for application, bad in (("acme", False), ("acme", True), ("zoo", False)):
         hub.publish("t.x", {"bad": bad}, application=application)
     stats = hub.server._plans["default"][0].handler.stats
-    wait_until(
-        lambda: hub.server.mover.moved and sum(stats.outcomes.values()) == 3, 10, "all are done"
-    )
+    wait_until(lambda: hub.server.mover.moved and sum(stats.outcomes.values()) == 3)
     found = metrics(page_of(hub))
     name = "limehub_deliveries_total"
     assert found[name, ("acme", HANDLER, "ack")] == 1

@@ -54,7 +54,7 @@ def test_an_operator_can_close_connections(vhost: Vhost) -> None:
     assert vhost.close_connections() == 1
 
     with pytest.raises(pika.exceptions.ConnectionClosedByBroker) as closed:
-        connection.process_data_events(5)
+        connection.process_data_events(30)
     assert closed.value.reply_code == 320
     wait_until(lambda: vhost.connections() == [], message="no connection left")
 
@@ -134,7 +134,7 @@ def test_a_killed_node_comes_back_on_the_same_port_with_its_messages(
     node.settle()
     node.kill()
     with pytest.raises(pika.exceptions.AMQPConnectionError):
-        connection.process_data_events(5)
+        connection.process_data_events(30)
     assert not answers_amqp("127.0.0.1", node.ports.amqp)
     with pytest.raises(NodeError, match="not running"):
         node.pause()
@@ -148,7 +148,7 @@ def test_a_killed_node_comes_back_on_the_same_port_with_its_messages(
 
 def test_a_paused_node_is_silent_until_it_is_resumed(killable_node: RabbitNode) -> None:
     killable_node.pause()
-    assert not answers_amqp("127.0.0.1", killable_node.ports.amqp, timeout=0.3)
+    wait_until(lambda: not answers_amqp("127.0.0.1", killable_node.ports.amqp, timeout=0.3))
     killable_node.resume()
     wait_until(lambda: answers_amqp("127.0.0.1", killable_node.ports.amqp))
 

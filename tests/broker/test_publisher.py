@@ -39,12 +39,18 @@ Serve = Callable[..., Hub]
 Open = Callable[..., Publisher]
 
 EXCHANGE = "lime.default"
-# Suspends each channel in confirm mode, for six seconds; returns how many.
+# Suspends each channel in confirm mode; returns how many. One may end while it is asked.
 FREEZE = """
-length([begin sys:suspend(Pid), timer:apply_after(6000, sys, resume, [Pid]) end
- || Pid <- rabbit_channel:list_local(),
- rabbit_channel:info(Pid, [vhost, confirm]) =:= [{{vhost, <<"{vhost}">>}}, {{confirm, true}}]])
+begin
+  Frozen = [Pid || Pid <- rabbit_channel:list_local(),
+    (catch rabbit_channel:info(Pid, [vhost, confirm])) =:=
+    [{{vhost, <<"{vhost}">>}}, {{confirm, true}}]],
+  persistent_term:put(frozen, Frozen),
+  [sys:suspend(Pid) || Pid <- Frozen],
+  length(Frozen)
+end
 """
+THAW = "[sys:resume(Pid) || Pid <- persistent_term:get(frozen)]"
 start_native_thread = monkey.get_original("_thread", "start_new_thread")
 
 
@@ -101,12 +107,13 @@ def test_confirms_are_pipelined_across_greenlets(
 ) -> None:
     publisher = publishers(proxy.url)
     publisher.publish("warm.up", 0)
-    proxy.latency = 0.05
-    started = time.monotonic()
-    publish_all(publisher, "t.a", range(100), at_once=100)
-    taken_seconds = time.monotonic() - started
-    assert taken_seconds < 2.5, "one after the other they would need 10 s"
-    assert vhost.depth(sink) == 101
+    proxy.swallow("down")
+    publishing = gevent.spawn(publish_all, publisher, "t.a", range(100), at_once=100)
+    wait_until(lambda: vhost.depth(sink) == 101, message="all to be there before a confirm is")
+    assert publisher.published == 1
+    proxy.pass_all()
+    proxy.reset()
+    publishing.get()
     assert publisher.published == 101
 
 
@@ -263,9 +270,12 @@ def test_queues_that_are_kept_apart_do_not_wait_for_each_other(
     publisher = publishers(apart=True)
     publisher.send(Outgoing(exchange="", routing_key="one", body=b"1"))
     assert vhost.node.eval(FREEZE.format(vhost=vhost.name)) != "0"
-    publisher.send(Outgoing(exchange="", routing_key="two", body=b"2"), timeout=5)
-    with pytest.raises(ConfirmTimeout):
-        publisher.send(Outgoing(exchange="", routing_key="one", body=b"3"), timeout=0.5)
+    try:
+        publisher.send(Outgoing(exchange="", routing_key="two", body=b"2"))
+        with pytest.raises(ConfirmTimeout):
+            publisher.send(Outgoing(exchange="", routing_key="one", body=b"3"), timeout=0.5)
+    finally:
+        vhost.node.eval(THAW)
 
 
 def test_a_publish_lost_with_its_connection_is_sent_again(
@@ -297,13 +307,15 @@ def test_publishes_under_way_survive_many_lost_connections(
 def test_a_broker_that_falls_silent_is_a_timeout_that_says_so(
     publishers: Open, sink: str, proxy: Proxy
 ) -> None:
-    publisher = publishers(proxy.url, timeout=0.5)
+    publisher = publishers(proxy.url)
     publisher.publish("t.a", 0)
     proxy.swallow()
+    publisher.timeout = 0.5
     with pytest.raises(ConfirmTimeout, match="no confirm in time"):
         publisher.publish("t.a", 0)
     proxy.pass_all()
     proxy.reset()
+    publisher.timeout = 30
     publisher.publish("t.a", 0)
 
 
@@ -314,20 +326,20 @@ def test_a_broker_that_is_away_is_waited_for_and_then_named(
     proxy.refuse()
     with pytest.raises(ConfirmTimeout, match=f"127.0.0.1:{proxy.port}"):
         publisher.publish("t.a", 0)
-    publisher.timeout = 10
+    publisher.timeout = 30
     job = gevent.spawn(publisher.publish, "t.a", 0)
     gevent.sleep(0)
     proxy.listen()
-    job.get(timeout=5)
+    job.get()
 
 
 def test_a_broker_that_refuses_is_an_error_at_once(publishers: Open, vhost: Vhost) -> None:
     url = BrokerUrl.parse(vhost.url.replace("guest:guest@", "guest:wrong@"))
-    publisher = publishers(ConnectionSettings(url=url), timeout=30)
+    publisher = publishers(ConnectionSettings(url=url), timeout=60)
     started = time.monotonic()
     with pytest.raises(BrokerRefused, match="403"):
         publisher.publish("t.a", 0)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_a_closed_publisher_says_so(publishers: Open, sink: str, vhost: Vhost) -> None:
@@ -353,20 +365,21 @@ def test_a_blocking_broker_makes_publishes_wait_and_consuming_goes_on(
     publish_all(hub.publisher, "t.a", range(50))
     killable_vhost.memory_alarm(True)
     try:
-        hub.publisher.timeout = 2
+        # The broker may let the first one pass.
+        waiting = gevent.spawn(publish_all, hub.publisher, "t.a", range(50, 55), at_once=1)
+        wait_until(lambda: hub.publisher.state.startswith("blocked: "))
+        late = Outgoing(exchange=EXCHANGE, routing_key="t.a", body=b"55")
         with pytest.raises(ConfirmTimeout, match="memory"):
-            hub.publish("t.a", 50, message_id="late")
-        assert hub.publisher.state.startswith("blocked: ")
+            hub.publisher.send(late, timeout=0.5)
         gate.set()
-        wait_until(lambda: len(ran) >= 50, message="the backlog to be worked off meanwhile")
+        wait_until(lambda: set(ran) >= set(range(50)), message="the backlog to be worked off")
         assert hub.server.missing() == []
-        hub.publisher.timeout = 20
-        waiting = gevent.spawn(hub.publish, "t.a", 51)
+        assert not waiting.ready()
     finally:
         killable_vhost.memory_alarm(False)
-    waiting.get(timeout=15)
+    waiting.get()
     assert hub.publisher.state == "connected"
-    wait_until(lambda: set(ran) == set(range(52)))
+    wait_until(lambda: set(ran) == set(range(56)))
 
 
 UNPATCHED = """
@@ -401,7 +414,7 @@ def test_an_unpatched_service_publishes_from_plain_threads_and_ends_in_peace(
         env={"PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "100\n", "")
