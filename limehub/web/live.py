@@ -118,7 +118,7 @@ class Live:
             self._answered.wait(FIRST_PATIENCE)
             return self._look()
         last = self._reading
-        is_fresh = last is not None and (datetime.now(UTC) - last.at).total_seconds() < OFTEN
+        is_fresh = last is not None and _age(last.at) < OFTEN
         return last if last is not None and is_fresh else self._look()
 
     @property
@@ -221,7 +221,7 @@ class Live:
         said = self._broker
         if said.trouble or not self._greenlets[1].started:
             return False
-        return said.at is None or (datetime.now(UTC) - said.at).total_seconds() > INTEREST
+        return said.at is None or _age(said.at) > INTEREST
 
     def _queues(self) -> list[str]:
         groups = self._status().get("groups", ())
@@ -237,3 +237,8 @@ class Live:
             log.exception("cannot ask the broker for the pages")
         else:
             self._broker = Broker(queues=queues, dead=dead, at=datetime.now(UTC))
+
+
+def _age(moment: datetime) -> float:
+    """Seconds since *moment*; a clock that was set back makes it old, not new."""
+    return abs((datetime.now(UTC) - moment).total_seconds())

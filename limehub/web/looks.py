@@ -120,7 +120,7 @@ class Looks:
             return False
         if look.took is None:
             return True
-        age = time.time() - look.began - look.took
+        age = abs(time.time() - look.began - look.took)  # set back, the clock makes it old
         if for_people and age < min(LONGEST, COSTLY * look.took):
             return True
         return age < HOLDS and self._depth(look.app) == look.total
