@@ -75,6 +75,7 @@ class RabbitNode:
         self.root = root.resolve() if root else None
         self._server: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
+        self._places: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         self.start()
@@ -87,13 +88,14 @@ class RabbitNode:
 
     @cached_property
     def ports(self) -> Ports:
-        """The ports of the last run if nobody took them since, else free ones."""
+        """The ports of the last run if nobody took them since, else free ones, held for the node."""
         remembered = self._remembered()
         with contextlib.suppress(KeyError, TypeError):
             ports = Ports(*remembered["ports"])
             if all(_is_free(port) for port in ports):
                 return ports
-        return Ports(*_free_ports(len(Ports._fields)))
+        self._places = _free_places(len(Ports._fields))
+        return Ports(*(place.getsockname()[1] for place in self._places))
 
     @property
     def url(self) -> str:
@@ -410,11 +412,27 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that no connection of somebody else can take before, or between, our runs."""
+def _free_places(count: int) -> list[socket.socket]:
+    """Sockets on ports that nobody else can take before, or between, our runs.
+
+    No connection is given one, and while its socket is open no other node finds it free. The
+    sockets do not listen, so the node can.
+    """
     ports = range(LOWEST_PORT, max(_first_ephemeral_port(), LOWEST_PORT + 4096))
     shuffled = random.SystemRandom().sample(ports, len(ports))
-    return list(itertools.islice(filter(_is_free, shuffled), count))
+    return list(itertools.islice(filter(None, map(_place_on, shuffled)), count))
+
+
+def _place_on(port: int) -> socket.socket | None:
+    place = socket.socket()
+    try:
+        place.bind(("127.0.0.1", port))
+    except OSError:
+        place.close()
+        return None
+    # Said before, it would have shared the place of another node.
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return place
 
 
 def _first_ephemeral_port() -> int:
