@@ -88,7 +88,7 @@ class RabbitNode:
 
     @cached_property
     def ports(self) -> Ports:
-        """The ports of the last run if nobody took them since, else free ones, held for the node."""
+        """The ports of the last run if nobody took them since, else free ones, held for it."""
         remembered = self._remembered()
         with contextlib.suppress(KeyError, TypeError):
             ports = Ports(*remembered["ports"])
@@ -131,7 +131,7 @@ class RabbitNode:
         """Whether the Erlang VM lives (paused counts as alive)."""
         return self._server is not None and self._server.poll() is None
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = 120.0) -> None:
         """Start it and wait until it speaks AMQP. *timeout*: seconds, then NodeError."""
         if self.running:
             return
