@@ -71,6 +71,7 @@ class Actor:
         self.connection = pika.BlockingConnection(pika.URLParameters(url))
         self.channel = self._new_channel()
         self.held: list[int] = []
+        self.forwarding: set[str] = set()
         self.serial = itertools.count()
         for kind in EXCHANGES:
             self.channel.exchange_declare(self.name(kind), kind)
@@ -85,6 +86,18 @@ class Actor:
         return f"{self.prefix}{short}" if short in QUEUES + EXCHANGES else short
 
     def do(self, operation: Operation) -> Any:
+        try:
+            return self._do(operation)
+        finally:
+            self._let_letters_arrive()
+
+    def _let_letters_arrive(self) -> None:
+        """Ask every queue that hands dead letters on, once for each hop: it does so by itself."""
+        for _ in self.forwarding:
+            for queue in sorted(self.forwarding):
+                self._count(queue)
+
+    def _do(self, operation: Operation) -> Any:
         verb, *rest = operation
         act: Callable[..., Any] = getattr(self, "_" + verb.replace(" ", "_"))
         try:
@@ -107,9 +120,10 @@ class Actor:
             key: self.name(value) if isinstance(value, str) else value
             for key, value in arguments.items()
         }
-        return self._counts(
-            self.channel.queue_declare(self.name(queue), exclusive=True, arguments=given)
-        )
+        frame = self.channel.queue_declare(self.name(queue), exclusive=True, arguments=given)
+        if "x-dead-letter-exchange" in arguments:
+            self.forwarding.add(queue)
+        return self._counts(frame)
 
     def _counts(self, frame: Any) -> tuple[int, int]:
         return frame.method.message_count, frame.method.consumer_count
@@ -212,6 +226,7 @@ class Actor:
 
     def _delete(self, queue: str, if_unused: bool, if_empty: bool) -> int:
         frame = self.channel.queue_delete(self.name(queue), if_unused, if_empty)
+        self.forwarding.discard(queue)
         return int(frame.method.message_count)
 
     def _another_channel(self) -> None:

@@ -87,7 +87,7 @@ def script_traffic(broker: EmbeddedBroker, command: list[str], **environ: str) -
     assert client.stdout is not None
     assert json.loads(client.stdout.readline()) == {"confirmed": COUNT}
     die_and_come_back(broker)
-    told, _ = client.communicate("back\n", timeout=30)
+    told, _ = client.communicate("back\n", timeout=90)
     assert client.returncode == 0
     return list(json.loads(told)["seen"])
 
@@ -156,7 +156,7 @@ def test_kombu_reconnects_with_its_own_retry_policy(broker: EmbeddedBroker) -> N
             message.ack()
 
         with kombu.Connection(broker.url) as other, other.Consumer(queue, callbacks=[consume]):
-            wait_until(lambda: other.drain_events(timeout=5) or len(seen) == COUNT)
+            wait_until(lambda: other.drain_events(timeout=30) or len(seen) == COUNT)
     assert seen == EXPECTED
 
 
@@ -239,7 +239,7 @@ def tool(broker: EmbeddedBroker) -> Callable[..., str]:
     def run(name: str, *args: str) -> str:
         command = [name, f"--url={broker.url}", *args]
         return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=20
+            command, capture_output=True, text=True, check=True, timeout=60
         ).stdout
 
     return run

@@ -35,7 +35,7 @@ def test_every_publication_is_confirmed(channel: BlockingChannel, name: str) -> 
             told.update(range(first, method.delivery_tag + 1))
         return told == set(range(1, 501))
 
-    wait_until(all_told, 20, "500 confirms")
+    wait_until(all_told, message="500 confirms")
     assert channel.queue_declare(name, durable=True).method.message_count == 500
     channel.queue_delete(name)
 

@@ -108,18 +108,22 @@ def test_a_message_of_no_life_reaches_a_waiting_consumer_only(channel: BlockingC
 
 
 def test_an_unused_queue_expires(channel: BlockingChannel, connect: Connect, name: str) -> None:
+    queue(channel, f"{name}-later", exclusive=False, arguments={"x-expires": 60_000})
     queue(channel, name, exclusive=False, arguments={"x-expires": 300})
-    assert exists(connect, name)
-    wait_until(lambda: not exists(connect, name), 15, "expired", interval=1.0)
+    wait_until(lambda: not exists(connect, name), message="expired", interval=1.0)
+    assert exists(connect, f"{name}-later")
+    channel.queue_delete(f"{name}-later")
 
 
 def test_a_consumer_keeps_a_queue_from_expiring(
     channel: BlockingChannel, connect: Connect, name: str
 ) -> None:
-    queue(channel, name, exclusive=False, arguments={"x-expires": 200})
-    queue(channel, f"{name}-2", exclusive=False, arguments={"x-expires": 400})
+    life = {"x-expires": 1500}  # ms: long enough to begin to consume, however slowly
+    queue(channel, name, exclusive=False, arguments=life)
     tag = channel.basic_consume(name, lambda *_: None)
-    wait_until(lambda: not exists(connect, f"{name}-2"), 15, "expired", interval=1.0)
+    queue(channel, f"{name}-unused", exclusive=False, arguments=life)
+    # Each look begins its life anew.
+    wait_until(lambda: not exists(connect, f"{name}-unused"), message="expired", interval=2.0)
     assert exists(connect, name)
     channel.basic_cancel(tag)
 

@@ -35,14 +35,14 @@ def publish(
         channel.basic_publish(exchange, key, body.encode(), given, mandatory=mandatory)
 
 
-def get(channel: BlockingChannel, name: str, timeout: float = 5.0) -> Any:
+def get(channel: BlockingChannel, name: str) -> Any:
     """Wait for a message and take it: (method, properties, body), acked."""
 
     def look() -> Any:
         method, properties, body = channel.basic_get(name, auto_ack=True)
         return (method, properties, body) if method else None
 
-    return wait_until(look, timeout, f"a message in {name}")
+    return wait_until(look, message=f"a message in {name}")
 
 
 def bodies(channel: BlockingChannel, name: str) -> list[str]:
@@ -57,13 +57,12 @@ def bodies(channel: BlockingChannel, name: str) -> list[str]:
 
 def receive(channel: BlockingChannel, received: list[Any], count: int) -> None:
     """Serve the connection until *received* has *count* entries."""
-    deadline = 10.0
 
     def enough() -> bool:
         channel.connection.process_data_events(0.02)
         return len(received) >= count
 
-    wait_until(enough, deadline, f"{count} deliveries")
+    wait_until(enough, message=f"{count} deliveries")
 
 
 def refusal(channel: BlockingChannel) -> tuple[int, str]:
