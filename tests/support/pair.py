@@ -7,6 +7,8 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+from tests.support.waiting import wait_until
+
 __all__ = ["received", "tcp_pair"]
 
 
@@ -33,10 +35,16 @@ def tcp_pair(*, small: bool = False) -> Iterator[tuple[_socket.socket, _socket.s
         yield ours, peer
 
 
-def received(peer: _socket.socket) -> bytes:
-    """Return what has arrived by now."""
+def received(peer: _socket.socket, at_least: int = 0) -> bytes:
+    """Return what has arrived by now; wait for *at_least* so many bytes."""
     found = b""
-    with contextlib.suppress(BlockingIOError):
-        while data := peer.recv(65536):
-            found += data
+
+    def enough() -> bool:
+        nonlocal found
+        with contextlib.suppress(BlockingIOError):
+            while data := peer.recv(65536):
+                found += data
+        return len(found) >= at_least
+
+    wait_until(enough, message=f"{at_least} bytes", interval=0.001)
     return found
