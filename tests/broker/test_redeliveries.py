@@ -126,7 +126,7 @@ def test_a_run_that_outlives_its_channel_is_the_only_one_and_its_ack_counts(
     lose(hub, vhost)
     wait_until(lambda: absorbed(hub) == 1)
     handler.release.set()
-    wait_until(lambda: vhost.depth(QUEUE) == 0, 15)  # quorum queues count every 5 s
+    wait_until(lambda: vhost.depth(QUEUE) == 0)  # quorum queues count every 5 s
     assert (len(handler.runs), handler.ended) == (1, 1)
     assert status_of(hub)["lost_runs"] == 0
 
@@ -235,7 +235,7 @@ def test_a_retry_that_waits_at_the_loss_stays_the_second_attempt(
         if event.attempt == 1:
             raise ValueError("once")
 
-    hub = serve({APP: handles(handler, retry=[2.0])}, DEAD_LETTERS)
+    hub = serve({APP: handles(handler, retry=[4.0])}, DEAD_LETTERS)
     hub.publish("t.a", {})
     wait_until(lambda: status_of(hub)["waiting_for_retry"] == 1)
     lose(hub, vhost)
@@ -262,12 +262,14 @@ def test_an_ack_that_never_arrived_is_made_good_for_an_event_with_an_id(
 def test_acks_that_the_broker_has_answered_are_not_remembered(serve: Serve, vhost: Vhost) -> None:
     handler = Held()
     hub = serve({APP: handles(handler)})
+    lost_runs = hub.server.groups[0].runner.fates.lost_runs
     hub.publish("t.a", {})
     wait_until(lambda: handler.runs)
-    gevent.sleep(0.05)
+    gevent.sleep(0.05)  # as above
     handler.release.set()
-    lost_runs = hub.server.groups[0].runner.fates.lost_runs
-    wait_until(lambda: lost_runs.unproven)
+    while not handler.ended:
+        gevent.sleep(0)
+    assert lost_runs.unproven
     wait_until(lambda: not lost_runs.unproven)
     vhost.close_connections()
     wait_until(lambda: status_of(hub)["reconnects"] == 1)
@@ -287,7 +289,7 @@ def test_two_equal_events_without_ids_run_twice_when_the_node_dies_during_the_fi
     wait_until(lambda: hub.server.missing())
     starting = gevent.spawn(killable_vhost.node.start)
     starting.get(timeout=60)
-    wait_until(lambda: absorbed(hub) == 1, 20)
+    wait_until(lambda: absorbed(hub) == 1)
     handler.release.set()
     wait_until(lambda: killable_vhost.depth(QUEUE) == 0)
     assert handler.runs == [{"n": 1}] * 2
@@ -295,20 +297,19 @@ def test_two_equal_events_without_ids_run_twice_when_the_node_dies_during_the_fi
 
 
 def test_a_competing_server_that_took_the_redelivery_keeps_it(
-    serve: Serve, vhost: Vhost, amqp: BlockingChannel
+    serve: Serve, vhost: Vhost, proxy: Proxy, amqp: BlockingChannel
 ) -> None:
     handler = Held(fails=True)
-    hub = serve({APP: handles(handler)}, DEAD_LETTERS)
+    hub = serve({APP: handles(handler)}, DEAD_LETTERS, url=proxy.url)
     hub.publish("t.a", {"n": 1})
     wait_until(lambda: handler.runs)
-    consumer = hub.server.groups[0]._consumers[QUEUE]
-    consumer.pause_for("the other server is to get it")
-    vhost.close_channels(QUEUE)
-    hub.server.groups[0]._session.connection.close()  # type: ignore[union-attr] # it is there
+    proxy.refuse()
+    proxy.reset()
     taken = wait_until(lambda: amqp.basic_get(QUEUE)[0])
     handler.release.set()
     wait_until(lambda: handler.ended == 1)
     amqp.basic_ack(taken.delivery_tag)
+    proxy.listen()
     wait_until(lambda: not hub.server.missing())
     assert status_of(hub)["lost_runs"] == 1  # until it is forgotten
     hub.publish("t.a", {"n": 1})
@@ -327,7 +328,7 @@ def test_a_held_redelivery_goes_back_when_its_run_does_not_end_before_the_stop(
     vhost.close_connections()
     wait_until(lambda: absorbed(hub) == 1)
     hub.server.shut_down()
-    assert vhost.queues()[QUEUE]["ready"] == 1
+    wait_until(lambda: vhost.queues()[QUEUE]["ready"] == 1)
     assert len(handler.runs) == 1
 
 
@@ -376,7 +377,6 @@ def test_a_stall_that_costs_the_connection_does_not_cost_a_second_run(
     hub = serve({APP: handles(handler)}, toml)
     publish_plainly(vhost, b"{}")
     wait_until(lambda: runs)
-    wait_until(lambda: absorbed(hub) == 1, 15)
+    wait_until(lambda: absorbed(hub))
     wait_until(lambda: vhost.depth(QUEUE) == 0)
     assert runs == [{}]
-    assert status_of(hub)["reconnects"] == 1

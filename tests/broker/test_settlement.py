@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import struct
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +32,16 @@ Start = Callable[..., Hub]
 @pytest.fixture
 def start(vhost: Vhost, tmp_path: Path) -> Iterator[Start]:
     """Start a hub with one handler, bound to `t.#`."""
-    running: list[Hub] = []
+    with contextlib.ExitStack() as running:
 
-    def begin(handler: Callable[..., Any], toml: str = CATCH, **options: Any) -> Hub:
-        def register(worker: Any, _config: Any) -> None:
-            worker.register_event_handler(handler, "t.#", "handler", **options)
+        def begin(handler: Callable[..., Any], toml: str = CATCH, **options: Any) -> Hub:
+            def register(worker: Any, _config: Any) -> None:
+                worker.register_event_handler(handler, "t.#", "handler", **options)
 
-        hub = Hub(vhost.url, tmp_path, plugins={"solution-x": register}, toml=toml)
-        hub.__enter__()
-        running.append(hub)
-        return hub
+            hub = Hub(vhost.url, tmp_path, plugins={"solution-x": register}, toml=toml)
+            return running.enter_context(hub)
 
-    yield begin
-    for hub in running:
-        hub.__exit__()
+        yield begin
 
 
 def outcomes(hub: Hub) -> dict[str, int]:
@@ -60,7 +58,7 @@ def settled(hub: Hub, vhost: Vhost, *, in_dlq: int) -> dict[str, Any]:
             and queues[DLQ]["ready"] == in_dlq
         )
 
-    wait_until(quiet, 10, f"queue empty and {in_dlq} dead letters; now {vhost.queues()}")
+    wait_until(quiet, message=f"the queue to be empty and {in_dlq} dead letters")
     return outcomes(hub)
 
 
@@ -148,8 +146,8 @@ def test_a_timeout_that_one_event_leaves_running_fails_no_other(start: Start, vh
         runs.append(body["do"])
         if body["do"] == "leave":
             both_there.wait()
-            gevent.Timeout(2).start()
-            gevent.sleep(0.2)
+            gevent.Timeout(4).start()
+            gevent.sleep(2)
         elif runs.count("wait") == 1:
             gevent.sleep(10)
 
@@ -194,9 +192,9 @@ def test_a_long_retry_waits_in_a_queue_of_the_broker_and_comes_back_with_its_ten
     hub.publish("t.a", {})
     retry_queue = f"{QUEUE}.retry.15"
     wait_until(lambda: vhost.queues().get(retry_queue, {}).get("ready") == 1)
-    assert vhost.queues()[QUEUE]["unacked"] == 0
     assert vhost.queues()[retry_queue]["arguments"]["x-message-ttl"] == 15000
-    wait_until(lambda: len(events) == 2, 20)
+    wait_until(lambda: vhost.depth(QUEUE) == 0)
+    wait_until(lambda: len(events) == 2, 60)
     first, second = events
     assert first == (1, "default", "lime.default", "t.a")
     assert second == (2, "default", "lime.default", "t.a")
@@ -242,7 +240,7 @@ def test_message_requeue_comes_back_at_once_and_then_slower(start: Start, vhost:
     times: list[float] = []
 
     def handler(worker: Any, body: Any, message: Any) -> None:
-        times.append(gevent.get_hub().loop.now())
+        times.append(time.monotonic())
         if len(times) < 4:
             message.requeue()
         else:
@@ -251,9 +249,9 @@ def test_message_requeue_comes_back_at_once_and_then_slower(start: Start, vhost:
     hub = start(handler, toml="")
     hub.publish("t.a", {})
     assert settled(hub, vhost, in_dlq=0) == {"requeue": 3, "ack": 1}
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert gaps[0] < 0.5 <= 0.9 <= gaps[1]
-    assert gaps[2] > gaps[1]
+    at_once, slower, slower_still = (later - earlier for earlier, later in pairwise(times))
+    assert at_once < slower < slower_still
+    assert slower >= 0.9
 
 
 def test_an_unsettled_manual_event_stays_open_and_can_be_acked_later(
@@ -399,7 +397,7 @@ def test_the_largest_body_that_the_broker_takes_is_handled(
     hub = start(handler)
     body = b'"' + b"x" * (min(vhost.largest_body, 100 * 1024 * 1024) - 2) + b'"'
     amqp.basic_publish("lime.default", "t.a", body, mandatory=True)
-    wait_until(lambda: sizes == [len(body)], 30)
+    wait_until(lambda: sizes == [len(body)], 60)
     assert settled(hub, vhost, in_dlq=0) == {"ack": 1}
 
 

@@ -30,6 +30,18 @@ def burn(seconds: float) -> None:
         sum(range(200))
 
 
+def burn_until(seen: Callable[[], object]) -> None:
+    """However the machine's time is dealt out, it is seen; else this ends after half a minute."""
+    end = time.monotonic() + 30
+    while not seen() and time.monotonic() < end:
+        sum(range(200))
+
+
+def named(hub: Hub) -> bool:
+    """Whether a stall that lasts has its culprit in the status."""
+    return hub.server.status()["stalls"]["current"] is not None
+
+
 def plugin(handler: Callable[..., Any]) -> Callable[[Any, Any], None]:
     def register(worker: Any, config: Any) -> None:
         worker.register_event_handler(handler, KEY, "work")
@@ -43,35 +55,35 @@ def test_the_handler_that_stalls_is_named_with_its_stack(
     done: list[int] = []
 
     def slow(body: Any) -> None:
-        burn(0.8)
+        burn_until(lambda: named(hub))
         done.append(1)
 
     hub = serve({"solution-slow": plugin(slow)})
     hub.publish(KEY, {})
-    wait_until(lambda: hub.server.status()["stalls"]["total"], 10, "a stall in the status")
+    wait_until(lambda: hub.server.status()["stalls"]["total"], message="a stall in the status")
     stalls = hub.server.status()["stalls"]
     assert done == [1]
     assert list(stalls["by_culprit"]) == ["solution-slow.work"]
-    assert 0.5 <= stalls["longest"] < 5
+    assert 0.5 <= stalls["longest"] < 10
     (last,) = stalls["last"]
     assert "in slow" in last["stack"]
     assert last["where"].startswith(f"{__file__}:")
     assert json.dumps(stalls)
-    named = [each for each in caplog.records if "stalls" in each.getMessage()]
-    assert [each.__dict__["handler"] for each in named] == ["solution-slow.work"]
-    assert named[0].levelno == logging.WARNING
+    told = [each for each in caplog.records if "stalls" in each.getMessage()]
+    assert {each.__dict__["handler"] for each in told} == {"solution-slow.work"}
+    assert told[0].levelno == logging.WARNING
 
 
 def test_a_greenlet_of_a_plugin_is_named_by_its_function(serve: Serve) -> None:
     def stray() -> None:
-        burn(0.8)
+        burn_until(lambda: named(hub))
 
     def quick(body: Any) -> None:
         gevent.spawn(stray)
 
     hub = serve({"solution-stray": plugin(quick)})
     hub.publish(KEY, {})
-    wait_until(lambda: hub.server.status()["stalls"]["total"], 10, "a stall in the status")
+    wait_until(lambda: hub.server.status()["stalls"]["total"], message="a stall in the status")
     (culprit,) = hub.server.status()["stalls"]["by_culprit"]
     assert culprit.endswith("stray")
     assert __name__.rpartition(".")[2] in culprit
@@ -97,7 +109,7 @@ def test_a_call_that_holds_the_interpreter_is_named_however_many_threads_wait_fo
     try:
         for n in range(1, 7):
             hub.publish(KEY, {})
-            wait_until(lambda n=n: hub.server.status()["stalls"]["total"] == n, 10, f"stall {n}")
+            wait_until(lambda n=n: hub.server.status()["stalls"]["total"] == n)
     finally:
         going.clear()
     stalls = hub.server.status()["stalls"]
@@ -108,22 +120,24 @@ def test_a_call_that_holds_the_interpreter_is_named_however_many_threads_wait_fo
 
 
 def test_the_health_port_names_the_culprit_while_the_hub_is_busy(serve: Serve) -> None:
-    answers: list[dict[str, Any]] = []
+    culprits: list[str | None] = []
+    seen: list[bool] = []
 
     def watch(url: str) -> None:
-        for _ in range(12):
+        while "solution-slow.work" not in culprits:
             _native_sleep(0.1)
-            answers.append(_health(url))
+            culprits.append(_health(url)["culprit"])
 
     def slow(body: Any) -> None:
         _start_native(watch, (str(hub.server.site.health_url),))
-        burn(1.5)
+        burn_until(lambda: "solution-slow.work" in culprits)
+        seen.append("solution-slow.work" in culprits)
 
     hub = serve({"solution-slow": plugin(slow)}, HEALTH)
     hub.publish(KEY, {})
-    wait_until(lambda: len(answers) == 12, 10, "answers of the health port")
-    assert "solution-slow.work" in {each["culprit"] for each in answers}
-    wait_until(lambda: _health(str(hub.server.site.health_url))["culprit"] is None, 5)
+    wait_until(lambda: seen, 60)
+    assert seen == [True], culprits
+    wait_until(lambda: _health(str(hub.server.site.health_url))["culprit"] is None)
 
 
 def _health(url: str) -> dict[str, Any]:
@@ -151,7 +165,7 @@ def test_without_a_guard_nothing_is_watched(serve: Serve) -> None:
 
     hub = serve({"solution-slow": plugin(slow)}, '[event_handler]\nguard = "none"\n')
     hub.publish(KEY, {})
-    wait_until(lambda: done, 10)
+    wait_until(lambda: done)
     gevent.sleep(0.1)
     assert hub.server.status()["stalls"]["total"] == 0
 
@@ -168,7 +182,7 @@ def test_all_connections_of_the_server_are_kept(serve: Serve) -> None:
 
     hub = serve({"solution-slow": plugin(slow)}, "[events]\nconsumer_heartbeat = 1\n")
     hub.publish(KEY, {})
-    wait_until(lambda: done, 20)
+    wait_until(lambda: done)
     gevent.sleep(1.0)
     assert [group["reconnects"] for group in hub.server.status()["groups"]] == [0]
     assert done == [1]

@@ -257,7 +257,7 @@ def test_with_a_queue_per_application_an_import_of_one_delays_no_other(
         applications = ["big", "small"]
         [event_handler]
         queue_per = "application"
-        prefetch_count = 5
+        prefetch_count = 10
         workers.default.concurrency = 1
     """
     hub = serve({APP: handles(handler)}, toml)
@@ -266,14 +266,14 @@ def test_with_a_queue_per_application_an_import_of_one_delays_no_other(
         ("lime.small", "t.#", f"{QUEUE}.small"),
     ]
     publish_all(hub.publisher, "t.a", range(1000), at_once=100, application="big")
-    wait_until(lambda: hub.server.groups[0].status()["waiting"] == 4)
-    publish_all(hub.publisher, "t.a", range(10), application="small")
     wait_until(lambda: hub.server.groups[0].status()["waiting"] == 9)
+    publish_all(hub.publisher, "t.a", range(10), application="small")
+    wait_until(lambda: hub.server.groups[0].status()["waiting"] == 19)
     gate.set()
     wait_until(lambda: runs.count("small") == 10)
     last = max(number for number, tenant in enumerate(runs) if tenant == "small")
     assert last < 40, f"ten events of the small tenant took {last} runs"
-    wait_until(lambda: len(runs) == 1010, 30)
+    wait_until(lambda: len(runs) == 1010)
 
 
 def test_an_empty_dead_letter_exchange_does_not_hide_a_length_limit(

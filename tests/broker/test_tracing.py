@@ -67,9 +67,9 @@ def test_a_trace_goes_from_the_publisher_through_handlers_to_what_they_publish(
     hub = serve({APP: together(handles(first, lane=lane), handles(second, "own.#", "second"))}, ON)
     hub.publish("t.x", {}, headers=PARENT)
     last = f"process lime.default:own.thing.v1:{queue_of('second')}"
-    (end,) = wait_until(lambda: named(spans, last), 10, "the last span")
+    (end,) = wait_until(lambda: named(spans, last), message="the last span")
     first_name = f"process lime.default:t.x:{QUEUE}"
-    (begin,) = wait_until(lambda: named(spans, first_name), 10, "the first handler's span")
+    (begin,) = wait_until(lambda: named(spans, first_name), message="the first handler's span")
     (work,) = named(spans, "work")
     (sent,) = named(spans, "send lime.default:own.thing.v1")
     assert {trace_of(span) for span in (begin, work, sent, end)} == {TRACE}
@@ -96,7 +96,7 @@ def test_a_failed_run_is_an_error_and_its_dead_letter_keeps_the_trace(
 
     hub = serve({APP: handles(fails, on_error="dead-letter")}, ON)
     hub.publish("t.x", {}, headers=PARENT)
-    wait_until(lambda: hub.server.mover.moved, 10, "the dead letter")
+    wait_until(lambda: hub.server.mover.moved, message="the dead letter")
     (span,) = named(spans, f"process lime.default:t.x:{QUEUE}")
     assert span.status.status_code is StatusCode.ERROR
     assert attributes(span)["error.type"] == "ValueError"
@@ -111,7 +111,9 @@ def test_a_discarded_event_is_no_error(serve: Serve, spans: InMemorySpanExporter
 
     hub = serve({APP: handles(declines)}, ON)
     hub.publish("t.x", {})
-    (span,) = wait_until(lambda: named(spans, f"process lime.default:t.x:{QUEUE}"), 10, "a span")
+    (span,) = wait_until(
+        lambda: named(spans, f"process lime.default:t.x:{QUEUE}"), message="a span"
+    )
     assert span.status.status_code is StatusCode.UNSET
     assert [event.name for event in span.events] == ["discarded"]
     assert span.parent is None
@@ -120,7 +122,9 @@ def test_a_discarded_event_is_no_error(serve: Serve, spans: InMemorySpanExporter
 def test_headers_that_are_no_trace_do_no_harm(serve: Serve, spans: InMemorySpanExporter) -> None:
     hub = serve({APP: handles(lambda event: None)}, ON)
     hub.publish("t.x", {}, headers={"traceparent": "nonsense", "baggage": "=;,", "n": 5})
-    (span,) = wait_until(lambda: named(spans, f"process lime.default:t.x:{QUEUE}"), 10, "a span")
+    (span,) = wait_until(
+        lambda: named(spans, f"process lime.default:t.x:{QUEUE}"), message="a span"
+    )
     assert span.parent is None
 
 
