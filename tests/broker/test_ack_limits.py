@@ -72,21 +72,22 @@ def test_a_handler_beyond_the_limit_runs_once_and_costs_only_its_own_channel(
     hub = serve(plugins, url=hasty_vhost.url)
     assert queue_status(hub)["ack_limit"] == 1800.0  # what the version has; nobody says otherwise
     hub.publish("t.a", {})
-    wait_until(lambda: queue_status(hub)["ack_timeouts"] == 1, 15)
+    wait_until(lambda: queue_status(hub)["ack_timeouts"] >= 1)
     assert queue_status(hub)["ack_limit"] == LIMIT
-    wait_until(lambda: queue_status(hub)["ack_timeouts"] == 2, 15)
+    wait_until(lambda: queue_status(hub)["ack_timeouts"] >= 2)
     running = hub.server.groups[0].status()["running"]
     assert [run["handler"] for run in running] == ["solution-x.handler"]
     wait_until(lambda: hub.server.groups[0].status()["running"][0]["ack_limit_used"] == 80)
     wait_until(lambda: hub.server.groups[0].status()["absorbed"] >= 2)
+    wait_until(lambda: {each["percent"] for each in messages(caplog, RUNS)} == {50, 80})
     release.set()
-    wait_until(lambda: hasty_vhost.depth(QUEUE) == 0, 10)
+    wait_until(lambda: hasty_vhost.depth(QUEUE) == 0)
     assert sorted(runs) == ["quick", "slow"]
     assert hub.server.groups[0].reconnects == 0
     assert queue_status(hub, queue_of("quick"))["ack_timeouts"] == 0
     assert queue_status(hub, queue_of("quick"))["rebuilds"] == 0
-    warned = [(each["percent"], each["handler"], each["queue"]) for each in messages(caplog, RUNS)]
-    assert warned[:2] == [(50, "solution-x.handler", QUEUE), (80, "solution-x.handler", QUEUE)]
+    warned = {(each["handler"], each["queue"]) for each in messages(caplog, RUNS)}
+    assert warned == {("solution-x.handler", QUEUE)}
     told = messages(caplog, "acknowledgement timed out; the broker takes the events back")
     assert told[0]["handler"] == "solution-x.handler"
     assert told[0]["limit"] == LIMIT
@@ -96,12 +97,13 @@ def test_a_queues_own_limit_is_read_from_the_management_api(
     serve: Serve, vhost: Vhost, amqp: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "EVERY", 0.1)
+    monkeypatch.setattr(rounds, "LIMITS_EVERY", 1.0)  # asks again should the first answer be late
     arguments = {"x-queue-type": "classic", "x-consumer-timeout": 60_000}
     amqp.queue_declare(QUEUE, durable=True, arguments=arguments)
     toml = f'[events]\nmanagement_url = "{vhost.node.management_url}"\n'
     hub = serve({APP: handles(print)}, toml)
     consumer = hub.server.groups[0]._consumers[QUEUE]
-    wait_until(lambda: consumer.own_limit == 60.0, 15)
+    wait_until(lambda: consumer.own_limit == 60.0)
     version = hub.server.groups[0]._session.connection.server_version  # type: ignore[union-attr]
     assert consumer.ack_limit == (60.0 if version >= (3, 12) else 1800.0)
     assert queue_status(hub)["mismatches"] == []

@@ -32,7 +32,7 @@ class Place:
     def __init__(self, vhost: Vhost) -> None:
         self.settings = ConnectionSettings(url=BrokerUrl.parse(vhost.url))
         self.connection = BrokerConnection.open(self.settings, "test")
-        self.publisher = Publisher(self.settings, timeout=10)
+        self.publisher = Publisher(self.settings, timeout=60)
         self.desk = self.desk_with()
 
     def desk_with(self, **changes: Any) -> DeadLetterDesk:
@@ -41,6 +41,7 @@ class Place:
             "publisher": self.publisher,
             "apps": [APP],
             "application_of": {"lime.acme": "acme"}.get,
+            "patience": 60.0,
         }
         return DeadLetterDesk(**{**given, **changes})
 
@@ -260,12 +261,14 @@ def test_large_bodies_behind_many_small_ones_take_no_memory_when_they_are_moved(
 def test_progress_counts_and_a_stop_ends_between_two_letters(place: Place) -> None:
     fill(place.connection, [dead(number) for number in range(400)])
     progress = Progress()
-    mover = gevent.spawn(place.desk.requeue, APP, progress=progress)
-    wait_until(lambda: progress.done > 10, message="some to be moved")
-    progress.stop = True
-    moved = mover.get(timeout=10)
+
+    def stopping(_exchange: str) -> str:
+        progress.stop = progress.seen >= 100
+        return "acme"
+
+    moved = place.desk_with(application_of=stopping).requeue(APP, progress=progress)
     assert (progress.total, moved.requeued + moved.remaining) == (400, 400)
-    assert moved.requeued == progress.done == place.ready(QUEUE) < 400
+    assert moved.requeued == progress.done == place.ready(QUEUE) == 101
 
 
 def test_the_progress_of_a_trial_counts_to_its_end(place: Place) -> None:

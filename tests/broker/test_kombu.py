@@ -132,7 +132,7 @@ def thirty_times_back(hub: Hub, vhost: Vhost, runs: list[bool], release: Signal)
         assert vhost.close_channels(QUEUE) == 1
         wait_until(lambda n=times: group.status()["absorbed"] == n + 1, message=f"return {times}")
     release.set()
-    wait_until(lambda: vhost.depth(QUEUE) == 0, 15)
+    wait_until(lambda: vhost.depth(QUEUE) == 0)
     assert runs == [False]
 
 

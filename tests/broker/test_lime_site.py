@@ -72,10 +72,10 @@ def test_settings_change_on_a_backlog_and_nothing_is_deleted_lost_or_refused(
         wait_until(lambda: vhost.depth(QUEUE) == 0)
     backlog(range(25, 30))
     fails[0] = True
-    with run(f"{CATCH}dlq_ttl = 60\n"):
+    with run(f"{CATCH}dlq_ttl = 3600\n"):
         wait_until(lambda: vhost.depth(DLQ) == 10)
     assert arguments == {name: row["arguments"] for name, row in vhost.queues().items()}
-    assert letters(amqp) == [(n, None) for n in range(5)] + [(n, "60000") for n in range(25, 30)]
+    assert letters(amqp) == [(n, None) for n in range(5)] + [(n, "3600000") for n in range(25, 30)]
     log = vhost.node.log.read_text(errors="replace")
     assert not [line for line in log.splitlines() if vhost.name in line and "precondition" in line]
 

@@ -81,13 +81,13 @@ def test_nothing_holds_after_a_move(office: Office, connection: BrokerConnection
     looks = Looks(office)
     page(looks, for_people=True)
     counted = looks.groups(APP, Filter(), "anna", for_people=True)
-    assert counted.wait(5)
+    assert counted.wait(30)
     assert looks.groups(APP, Filter(), "anna", for_people=True) is counted
     move = office.operations.start("delete", APP, "anna", lambda _: office.desk.delete(APP))
-    assert move.wait(5)
+    assert move.wait(30)
     assert page(looks, for_people=True).total == 0
     again = looks.groups(APP, Filter(), "anna", for_people=True)
-    assert again.wait(5)
+    assert again.wait(30)
     assert again.take().matched == 0
 
 

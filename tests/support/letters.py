@@ -62,7 +62,7 @@ def fill(connection: BrokerConnection, letters: list[Outgoing], *, kind: str = "
     for message in letters:
         channel.publish(evolve(message, mandatory=False))
     channel.sync()
-    wait_until(lambda: ready(connection, DLQ) == before + len(letters), 20, "the dead letters")
+    wait_until(lambda: ready(connection, DLQ) == before + len(letters), 60, "the dead letters")
     channel.close()
 
 

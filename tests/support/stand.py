@@ -110,7 +110,7 @@ class Stand:
     def finish(self, lane: Lane = "greenlet") -> Finding:
         """Wait until nothing is left in the *lane*'s queue, stop the server, tell all."""
         with contextlib.suppress(AssertionError):  # the test shows what is left
-            self.burners.wait_empty(lane, 5.0)
+            self.burners.wait_empty(lane)
         over, left = time.monotonic(), self.burners.depth(lane)
         os.kill(self.pid, signal.SIGTERM)
         return Finding(
@@ -163,7 +163,7 @@ def standing(
         text = f"{TOML}{events}[event_handler]\n{toml}"
         burners = Burners.install(workplace, vhost, text, lanes)
         process = workplace.serve(ready=False)
-        process.wait_ready(60.0)
+        process.wait_ready(300.0)  # many start at the same time
         yield Stand(
             vhost=vhost, workplace=workplace, recorder=watch, burners=burners, process=process
         )
@@ -172,7 +172,7 @@ def standing(
 def children_of(pid: int) -> list[int]:
     """The process ids of *pid*'s children."""
     found: list[int] = []
-    for task in wait_until(lambda: list(Path(f"/proc/{pid}/task").iterdir()), 5):
+    for task in wait_until(lambda: list(Path(f"/proc/{pid}/task").iterdir())):
         with contextlib.suppress(OSError):  # the thread has ended meanwhile
             found += map(int, (task / "children").read_text().split())
     return found
