@@ -24,7 +24,7 @@ def main() -> None:
     if ssl_came_first:
         _warn_of_early_ssl()
     monkey.patch_all()
-    _let_ctrl_c_be_quiet()
+    _leave_ctrl_c_to_the_command()
     from limehub.cli import leave, run
 
     leave(run())
@@ -38,12 +38,22 @@ def _name_who_crashes() -> None:
         faulthandler.enable(all_threads=False)
 
 
-def _let_ctrl_c_be_quiet() -> None:
-    """Ctrl-C while greenlets wait reaches the hub first, which would print a traceback."""
+def _leave_ctrl_c_to_the_command() -> None:
+    """Python would raise it in whichever greenlet runs, such as a connection's, and end that."""
+    import signal
+    from types import FrameType
+
     import gevent
 
-    hub = gevent.get_hub()
-    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
+    main, loop = gevent.getcurrent(), gevent.get_hub().loop
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if gevent.getcurrent() is main:
+            raise KeyboardInterrupt
+        loop.run_callback_threadsafe(main.throw, KeyboardInterrupt)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _warn_of_early_ssl() -> None:
