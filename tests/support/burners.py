@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import pika
 from attrs import define, frozen
 
-from tests.support.process import Workplace
+from tests.support.process import Workplace, whole_lines
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
@@ -169,10 +169,7 @@ class Burners:
     @property
     def runs(self) -> list[Run]:
         """All that the handlers noted, in order."""
-        if not self._file.exists():
-            return []
-        text = self._file.read_text()
-        return [Run(**json.loads(line)) for line in text.splitlines()]
+        return [Run(**json.loads(line)) for line in whole_lines(self._file)]
 
     def count(self, what: str) -> Counter[int]:
         """How often each event did *what*."""
@@ -182,7 +179,7 @@ class Burners:
         """The first time that event *n* did *what*."""
         return next(run for run in self.runs if (run.what, run.n) == (what, n))
 
-    def wait_for(self, what: str, numbers: Iterable[int] = (1,), timeout: float = 15.0) -> None:
+    def wait_for(self, what: str, numbers: Iterable[int] = (1,), timeout: float = 30.0) -> None:
         """Wait until each of *numbers* has done *what*."""
         wanted = set(numbers)
         wait_until(
@@ -194,7 +191,7 @@ class Burners:
         row = self.vhost.queues()[self.queue(lane)]
         return row["ready"], row["unacked"]
 
-    def wait_empty(self, lane: Lane = "greenlet", timeout: float = 15.0) -> None:
+    def wait_empty(self, lane: Lane = "greenlet", timeout: float = 30.0) -> None:
         """Wait until nothing is left in a lane's queue, ready or unacked."""
         wait_until(lambda: self.depth(lane) == (0, 0), timeout, f"{self.queue(lane)} to be empty")
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import pika
 from attrs import field, frozen
 
-from tests.support.process import Workplace
+from tests.support.process import Workplace, whole_lines
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
@@ -42,6 +42,10 @@ def burn(seconds):
     while time.monotonic() < end:
         sum(range(1000))
 
+def spin(name):
+    while not os.path.exists(FOLDER + "/" + name):
+        sum(range(1000))
+
 def stubborn(name):
     while not os.path.exists(FOLDER + "/" + name):
         try:
@@ -54,6 +58,7 @@ def act(event, body, publisher):
     if do == "hold": wait_for(value)
     elif do == "sleep": time.sleep(value)
     elif do == "burn": burn(value)
+    elif do == "spin": spin(value)
     elif do == "stubborn": stubborn(value)
     elif do == "raise": raise ValueError(value)
     elif do == "fail": fail(event, value)
@@ -146,9 +151,7 @@ class Probe:
     @property
     def runs(self) -> list[dict[str, Any]]:
         """Each line: `n`, `what` (start, end), `pid`, `at` (monotonic seconds)."""
-        if not self.file.exists():
-            return []
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(self.file)]
 
     @property
     def file(self) -> Path:
@@ -169,9 +172,10 @@ class Probe:
         """How many runs of each event came to their end."""
         return self.count("end")
 
-    def wait_started(self, n: int, times: int = 1, timeout: float = 15.0) -> None:
+    def wait_started(self, n: int, times: int = 1) -> None:
         """Wait until the event *n* has been started *times* times."""
-        wait_until(lambda: self.started[n] >= times, timeout, f"event {n} to start {times} times")
+        message = f"event {n} to start {times} times"
+        wait_until(lambda: self.started[n] >= times, message=message)
 
     def depths(self) -> dict[str, tuple[int, int]]:
         """(ready, unacked) of handle's queue, other's and the dead letter queue, by short name."""
@@ -188,8 +192,7 @@ class Probe:
         try:
             wait_until(
                 lambda: self.depths().get(short) == (ready, unacked),
-                15,
-                f"{short} to hold {ready} ready and {unacked} unacked",
+                message=f"{short} to hold {ready} ready and {unacked} unacked",
             )
         except AssertionError as error:
             raise AssertionError(f"{error}; depths now {self.depths()}") from None

@@ -18,13 +18,21 @@ from attrs import define, field
 from scripts.rabbitmq_node import dies_with_parent
 from tests.support.waiting import wait_until
 
-__all__ = ["REPOSITORY", "LimehubProcess", "Workplace", "install_plugin", "make_interpreter"]
+__all__ = [
+    "REPOSITORY",
+    "LimehubProcess",
+    "Workplace",
+    "alive",
+    "install_plugin",
+    "make_interpreter",
+    "whole_lines",
+]
 
 REPOSITORY = Path(__file__).parents[2]
 ENTRY_POINT_GROUPS = frozenset({"limehub", "lime_plugins"})
 T = TypeVar("T")
 
-READY_TIMEOUT = 30.0  # seconds
+PATIENCE = 60.0  # seconds; what goes well never needs them
 LOG_TAIL = 4000  # characters of a process's log in an error
 
 
@@ -79,6 +87,21 @@ def _is_plugin(path: Path) -> bool:
     return any(e.group in ENTRY_POINT_GROUPS for e in Distribution.at(path).entry_points)
 
 
+def alive(pid: int) -> bool:
+    """Whether the process runs; not if it has ended and its parent has not asked how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def whole_lines(file: Path) -> list[str]:
+    """The lines of *file* without the end of one that is being written; none of a missing file."""
+    if not file.exists():
+        return []
+    return file.read_text(errors="replace").rpartition("\n")[0].splitlines()
+
+
 @define(eq=False, kw_only=True)
 class LimehubProcess:
     """A running `limehub` command. Its output goes to files: no pipe can fill up and block it."""
@@ -99,19 +122,19 @@ class LimehubProcess:
 
     def records(self, event: str | None = None) -> list[dict[str, Any]]:
         """The JSON lines that it wrote; with *event* only those with that `event`."""
-        lines = [line for line in self.text.splitlines() if line.startswith("{")]
+        lines = [line for line in whole_lines(self.log) if line.startswith("{")]
         found = [record for line in lines if (record := _parsed(line)) is not None]
         return [r for r in found if event is None or r.get("event") == event]
 
     def lines_with(self, part: str) -> list[str]:
         """The lines that contain *part*."""
-        return [line for line in self.text.splitlines() if part in line]
+        return [line for line in whole_lines(self.log) if part in line]
 
-    def wait_for_line(self, part: str, timeout: float = 15.0) -> str:
+    def wait_for_line(self, part: str, timeout: float = PATIENCE) -> str:
         """Wait for a line that contains *part*; returns the first."""
         return self._wait_for(lambda: self.lines_with(part), timeout, f"a line with {part!r}")
 
-    def wait_ready(self, timeout: float = READY_TIMEOUT) -> dict[str, Any]:
+    def wait_ready(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait for the `ready` line; returns it. AssertionError if the process ends before."""
         return self._wait_for(lambda: self.records("ready"), timeout, "the ready line")
 
@@ -119,14 +142,14 @@ class LimehubProcess:
         """Send a signal."""
         self.child.send_signal(number)
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Wait until it ends; returns its exit code, negative if a signal ended it."""
         try:
             return self.child.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout} s:\n{self._tail()}") from None
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 30.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = PATIENCE) -> int:
         """Send *number* and wait; returns the exit code."""
         self.send(number)
         return self.wait(timeout)
@@ -157,7 +180,7 @@ class LimehubProcess:
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:  # a line that is still being written
+    except ValueError:
         return None
     return record if isinstance(record, dict) else None
 
@@ -219,7 +242,7 @@ class Workplace:
         return process
 
     def run(
-        self, *args: str, text: str = "", timeout: float = 60.0
+        self, *args: str, text: str = "", timeout: float = PATIENCE
     ) -> subprocess.CompletedProcess[str]:
         """Run a `limehub` command to its end; *text* is its standard input."""
         return subprocess.run(
