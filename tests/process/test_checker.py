@@ -111,7 +111,7 @@ class Site:
         self.node.restart()
 
     def close_connections(self) -> None:
-        assert self.vhost.close_connections()
+        wait_until(self.vhost.close_connections, message="connections to close")
 
     def close_channels(self) -> None:
         self.vhost.close_channels(self.queue)
@@ -139,7 +139,7 @@ def schedule(site: Site, rng: random.Random, rounds: int, count: int) -> Iterato
     return zip(moments, faults, strict=True)
 
 
-@pytest.mark.timeout(1800 if os.environ.get("LIMEHUB_SOAK") == "1" else 150)
+@pytest.mark.timeout(1800 if os.environ.get("LIMEHUB_SOAK") == "1" else 400)
 def test_no_confirmed_event_vanishes_whatever_breaks(
     bare_workplace: Workplace, killable_node: RabbitNode, killable_vhost: Vhost, soak: bool
 ) -> None:
@@ -155,10 +155,10 @@ def test_no_confirmed_event_vanishes_whatever_breaks(
         wait_until(lambda: traffic.done >= moment, 120, f"{moment} events", 0.05)  # noqa: B023
         print(f"at {traffic.done} of {len(traffic.confirmed)} confirmed: {fault.__name__}")
         fault()
-    publishing.get(timeout=600 if soak else 60)
+    publishing.get(timeout=600 if soak else 120)
     assert traffic.confirmed == set(range(count))
     with contextlib.suppress(AssertionError):  # then `judge` says which event hangs where
-        wait_until(lambda: not queued(killable_vhost), 90, interval=0.2)
+        wait_until(lambda: all_empty(killable_vhost), 90, interval=0.2)
     assert site.process.stop() == 0
     judge(probe, traffic)
 
@@ -167,6 +167,11 @@ def queued(vhost: Vhost) -> list[str]:
     """The queues that hold anything but dead letters."""
     rows = vhost.queues()
     return [n for n, r in rows.items() if r["ready"] + r["unacked"] and not n.endswith(".dlq")]
+
+
+def all_empty(vhost: Vhost) -> bool:
+    """Twice: between the looks at two queues a retry may go from the second to the first."""
+    return not queued(vhost) and not queued(vhost)
 
 
 def judge(probe: Probe, traffic: Traffic) -> None:

@@ -15,7 +15,6 @@ from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
 HANDLER_CRASH = 6
-START = 5.0  # seconds that a start may take at most on a busy machine
 PARALLEL = """
 [event_handler]
 prefetch_count = 4
@@ -32,6 +31,12 @@ def install(workplace: Workplace, vhost: Vhost, more: str = "") -> Probe:
 def ends(process: LimehubProcess, code: int) -> LimehubProcess:
     assert process.wait() == code
     return process
+
+
+def delays(process: LimehubProcess) -> list[float]:
+    """Seconds that *process* lets events wait which were in flight in a crash."""
+    records = process.records()
+    return [r["limehub.delay"] for r in records if r["message"].startswith("event was in flight")]
 
 
 def pauses(probe: Probe, n: int) -> list[float]:
@@ -94,6 +99,7 @@ def test_an_exception_that_comes_again_is_given_up_at_the_limit(
         process = workplace.serve()
         probe.wait_started(1, times=round_)
         assert probe.ended[round_], "others must not wait for the one that waits"
+        assert delays(process) == [2 ** (round_ - 2)]
     ends(process, HANDLER_CRASH)
 
     last = workplace.serve()
@@ -103,8 +109,8 @@ def test_an_exception_that_comes_again_is_given_up_at_the_limit(
     assert last.stop() == 0
     assert probe.started[1] == 3
     first, second = pauses(probe, 1)
-    assert 1 <= first < 1 + START
-    assert 2 <= second < 2 + START
+    assert first >= 1
+    assert second >= 2
     (letter,) = probe.dead_letters()
     assert (letter["n"], letter["reason"]) == (1, "crash-loop")
     assert letter["headers"]["x-limehub-handler"] == "solution-probe.handle"
@@ -156,7 +162,7 @@ def test_innocents_that_are_always_beside_the_poison_are_handled(
     process = workplace.serve()
     ends(process, 9)
     last = workplace.serve()
-    wait_until(lambda: set(probe.ended) == set(range(2, 8)), 30)
+    wait_until(lambda: set(probe.ended) == set(range(2, 8)))
     last.wait_for_line("crash-loop")
     assert last.stop() == 0
     assert [letter["n"] for letter in probe.dead_letters()] == [1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from limehub import Publisher
-from tests.support.process import Workplace
+from tests.support.process import Workplace, alive, whole_lines
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
@@ -71,14 +71,7 @@ def register_event_handlers(worker, config):
 
 
 def notes_of(file: Path) -> list[list[Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def lives(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
+    return [json.loads(line) for line in whole_lines(file)]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +99,7 @@ def test_a_child_that_a_handler_forks_runs_no_event_and_settles_none(
     wait_until(lambda: vhost.depth(QUEUE) == 0)
     wait_until(lambda: [n for n, what, _ in notes_of(file) if what == "child"] == [2])
     child = next(pid for _, what, pid in notes_of(file) if what == "child")
-    wait_until(lambda: not lives(child), message="the forked process to end")
+    wait_until(lambda: not alive(child), message="the forked process to end")
     assert sorted(n for n, what, _ in notes_of(file) if what == "parent") == list(range(12))
     assert {what for _, what, pid in notes_of(file) if pid == child} == {"child"}
     assert server.stop() == 0

@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from tests.support.burners import Burners
-from tests.support.process import LimehubProcess, Workplace
+from tests.support.process import LimehubProcess, Workplace, alive
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
+AT_ONCE = 10.0  # seconds; in order it would take the grace of 1 s, and the patience of 15 s more
 GUARDED = '[event_handler]\nguard = "process"\nshutdown_grace = 1\n'
 TERM, INT = signal.SIGTERM, signal.SIGINT
 
@@ -32,14 +33,20 @@ def guarded(workplace: Workplace, vhost: Vhost) -> Callable[..., tuple[Burners, 
 Start = Callable[..., tuple[Burners, LimehubProcess]]
 
 
+def guards_of(process: LimehubProcess) -> list[psutil.Process]:
+    return [each for each in psutil.Process(process.pid).children() if is_guard(each)]
+
+
+def is_guard(process: psutil.Process) -> bool:
+    try:
+        return "guard_program" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+
+
 def guard_of(process: LimehubProcess) -> psutil.Process:
     """The guard process of a server."""
-
-    def found() -> list[psutil.Process]:
-        children = psutil.Process(process.pid).children()
-        return [each for each in children if "guard_program" in " ".join(each.cmdline())]
-
-    return wait_until(found, 5, "the guard process")[0]
+    return wait_until(lambda: guards_of(process), message="the guard process")[0]
 
 
 HOLDER = """
@@ -63,7 +70,7 @@ def stuck(workplace: Workplace, vhost: Vhost) -> LimehubProcess:
     connection = vhost.connect()
     connection.channel().basic_publish("lime.default", "hold.1", b"{}")
     connection.close()
-    wait_until(started.exists, 10, "the handler to start")
+    wait_until(started.exists, message="the handler to start")
     return process
 
 
@@ -74,16 +81,16 @@ def test_a_second_signal_ends_a_server_whose_interpreter_is_held(
     process = stuck(workplace, vhost)
     guard = guard_of(process)
     process.send(number)
-    wait_until(lambda: pending_in(process), 5, "the first signal is seen")
+    wait_until(lambda: nothing_pending(process), message="the first signal is seen")
     process.send(number)
     begun = time.monotonic()
-    assert process.wait(10) == -signal.SIGKILL
-    assert time.monotonic() - begun < 2.0
-    wait_until(lambda: not guard.is_running() or guard.status() == psutil.STATUS_ZOMBIE, 2)
+    assert process.wait() == -signal.SIGKILL
+    assert time.monotonic() - begun < AT_ONCE
+    wait_until(lambda: not alive(guard.pid))
     assert vhost.depth("lime.event_handler.solution-holder.hold") == 1
 
 
-def pending_in(process: LimehubProcess) -> bool:
+def nothing_pending(process: LimehubProcess) -> bool:
     """Whether no signal waits any more to be handed to the process."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     masks = [line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd")]
@@ -95,17 +102,16 @@ def test_one_signal_ends_a_held_server_when_its_patience_is_over(
 ) -> None:
     """The grace of 1 s, and 15 s more."""
     process = stuck(workplace, vhost)
-    process.send(TERM)
     begun = time.monotonic()
-    assert process.wait(30) == -signal.SIGKILL
-    assert 14 < time.monotonic() - begun < 20
+    assert process.stop(TERM) == -signal.SIGKILL
+    assert time.monotonic() - begun > 14
 
 
 def test_one_signal_stops_a_guarded_server_in_order(guarded: Start) -> None:
     _, process = guarded()
     guard = guard_of(process)
     assert process.stop(TERM) == 0
-    assert not guard.is_running()
+    wait_until(lambda: not alive(guard.pid))
     assert not process.lines_with("another one")
 
 
@@ -116,7 +122,7 @@ def test_a_signal_to_the_whole_group_reaches_the_server_only(guarded: Start) -> 
     for number in (TERM, INT, signal.SIGHUP):
         guard.send_signal(number)
     os.killpg(process.pid, TERM)
-    assert process.wait(15) == 0
+    assert process.wait() == 0
     assert not process.lines_with("another one")
 
 
@@ -127,7 +133,7 @@ def test_a_guard_that_is_killed_in_a_stall_is_replaced_when_it_is_over(guarded: 
     burners.wait_for("start")
     first.kill()
     burners.wait_for("end")
-    wait_until(lambda: guard_of(process).pid != first.pid, 5, "another guard")
+    wait_until(lambda: guard_of(process).pid != first.pid, message="another guard")
     burners.publish({"n": 2, "do": "wait", "value": 0.0})
     burners.wait_for("end", [1, 2])
     burners.wait_empty()

@@ -87,7 +87,7 @@ TEST = "def test_the_greeting_is_a_setting"
 HANDLER = """
 
 def seen(event):
-    time.sleep(1.01)
+    time.sleep(1.5)
 
 
 def register_event_handlers(worker, config):
@@ -129,7 +129,8 @@ def test_the_hooks_of_the_guide_show_the_slow_runs_on_a_page(place: Workplace) -
     assert info is not None
 
     def slow() -> list[tuple[str, str]]:
-        with urllib.request.urlopen(f"{info.web_url}/plugins/solution-hello/slow") as answer:
+        url = f"{info.web_url}/plugins/solution-hello/slow"
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return [(name, key) for name, key, _seconds in json.load(answer)["slow"]]
 
     wait_until(lambda: slow() == [("solution-hello.seen", "core.limeobject.deal.new.v1")])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.support.process import Workplace
+from tests.support.process import Workplace, alive
 from tests.support.waiting import wait_until
 
 LIST_ENTRY_POINTS = """
@@ -76,7 +75,7 @@ def test_children_die_with_a_killed_test_run(bare_workplace: Workplace, tmp_path
     parent = bare_workplace.start(["-c", nested])
     child = parent.wait_ready()["child"]
     parent.kill()
-    wait_until(lambda: not _alive(child), message="the grandchild to end")
+    wait_until(lambda: not alive(child), message="the grandchild to end")
 
 
 def test_records_leave_out_what_is_not_json(bare_workplace: Workplace) -> None:
@@ -86,11 +85,3 @@ def test_records_leave_out_what_is_not_json(bare_workplace: Workplace) -> None:
     assert process.records("a") == [{"event": "a", "n": 1}]
     assert len(process.records()) == 2
     assert process.lines_with("plain") == ["plain text"]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

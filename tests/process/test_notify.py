@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 import time
@@ -12,11 +13,11 @@ import pytest
 
 from tests.support.process import Workplace
 
+WATCHDOG = 1.2  # seconds
 BURNING = """
-import time
+import os
 def burn(event):
-    end = time.monotonic() + 4
-    while time.monotonic() < end:
+    while not os.path.exists("enough"):
         sum(range(200))
 def register_event_handlers(worker, config):
     worker.register_event_handler(burn, "burn")
@@ -28,8 +29,9 @@ def ear(workplace: Workplace) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         path = str(workplace.folder / "notify")
         listening.bind(path)
-        listening.settimeout(20)
-        workplace.environ.update(NOTIFY_SOCKET=path, WATCHDOG_USEC="1200000")
+        listening.settimeout(60)
+        microseconds = str(int(WATCHDOG * 1e6))
+        workplace.environ.update(NOTIFY_SOCKET=path, WATCHDOG_USEC=microseconds)
         workplace.install("solution-burn", BURNING)
         yield listening
 
@@ -56,15 +58,25 @@ def test_systemd_hears_of_the_whole_life(workplace: Workplace, ear: socket.socke
 def test_the_watchdog_is_fed_while_a_handler_burns(
     workplace: Workplace, ear: socket.socket
 ) -> None:
-    server = workplace.serve()
+    server = workplace.serve(ready=False)
     hear_until(ear, "READY=1")
     published = workplace.run("publish", "burn", "{}")
     assert published.returncode == 0, published.stderr
     server.wait_for_line("is kept busy")
-    fed: list[float] = [time.monotonic()]
-    while fed[-1] - fed[0] < 2:
-        if ear.recv(4096) == b"WATCHDOG=1":
-            fed.append(time.monotonic())
-    assert max(b - a for a, b in pairwise(fed)) < 1.2
+    forget_all(ear)
+    fed = [when_fed(ear) for _ in range(5)]
+    assert min(later - earlier for earlier, later in pairwise(fed)) < WATCHDOG
+    (workplace.folder / "enough").touch()
     server.wait_for_line("the stall is over")
-    server.stop()
+    assert server.stop() == 0
+
+
+def forget_all(ear: socket.socket) -> None:
+    """Take what was said so far."""
+    while select.select([ear], [], [], 0)[0]:
+        ear.recv(4096)
+
+
+def when_fed(ear: socket.socket) -> float:
+    hear_until(ear, "WATCHDOG=1")
+    return time.monotonic()

@@ -151,7 +151,7 @@ def test_many_hangups_under_load_lose_nothing_and_run_nothing_twice(
     probe.publish({"n": n, "do": "sleep", "value": 0.005} for n in range(total))
     for toml in (WIDE, NARROW) * 4 + (WIDE,):
         reload(process, toml, workplace)
-    wait_until(lambda: len(probe.ended) == total, 30)
+    wait_until(lambda: len(probe.ended) == total, 60)
     probe.wait_depth(ready=0)
     assert process.stop() == 0
     assert probe.started == Counter(range(total))

@@ -13,7 +13,7 @@ import pytest
 
 from scripts.rabbitmq_node import RabbitNode, answers_amqp
 from scripts.run import address_of, answers, configured_url
-from tests.support.process import LimehubProcess, Workplace, make_interpreter
+from tests.support.process import LimehubProcess, Workplace, alive, make_interpreter
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
@@ -57,13 +57,6 @@ def node_pids(place: Workplace) -> list[int]:
     return list(state["pids"])
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def port_of(ready: dict[str, Any]) -> int:
     return int(ready["url"].rpartition(":")[2].partition("/")[0])
 
@@ -94,7 +87,7 @@ def test_ctrl_c_stops_limehub_first_and_leaves_no_broker_behind(
     # A broker that dies is started again under the running server, on the same port.
     os.kill(server, signal.SIGKILL)
     process.wait_for_line("starting it again")
-    wait_until(lambda: answers_amqp("127.0.0.1", port), timeout=40, message="the broker again")
+    wait_until(lambda: answers_amqp("127.0.0.1", port), timeout=60, message="the broker again")
 
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait() == 0
@@ -124,7 +117,8 @@ def test_a_stop_while_the_broker_starts_leaves_nothing(
 ) -> None:
     process = start(place)
     process.wait_for_line("starting a private RabbitMQ")
-    wait_until(lambda: (place.folder / ".limehub/rabbitmq/node.json").exists())
+    node_file = place.folder / ".limehub/rabbitmq/node.json"
+    wait_until(lambda: node_file.exists() and node_file.read_text())
     assert process.stop(signal.SIGTERM) == 128 + signal.SIGTERM
     assert not [pid for pid in node_pids(place) if alive(pid)]
 

@@ -19,7 +19,7 @@ from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
-IMMEDIATE = 1.0  # seconds; in order it would take the grace time of 30
+IMMEDIATE = 10.0  # seconds, on any machine; what must not be waited for takes 20 at least
 
 PARALLEL = """
 [event_handler]
@@ -90,7 +90,7 @@ def test_a_plugin_that_takes_the_wakeup_descriptor_delays_no_stop(
     process.wait_for_line("taken")
     code, seconds = stop_timed(process)
     assert code == 0
-    assert seconds < 5
+    assert seconds < IMMEDIATE
 
 
 def test_a_stop_under_load_runs_every_event_exactly_once(
@@ -105,7 +105,7 @@ def test_a_stop_under_load_runs_every_event_exactly_once(
             probe.publish({"n": n, "do": "sleep", "value": 0.01} for n in range(total))
         wait_until(lambda: len(probe.ended) >= goal)  # noqa: B023 - called in this round only
         assert process.stop() == 0
-        assert sum(probe.ended.values()) + probe.depths()["handle"][0] == total
+        probe.wait_depth(ready=total - sum(probe.ended.values()))
     last = workplace.serve()
     probe.wait_depth(ready=0)
     assert last.stop() == 0
@@ -122,7 +122,7 @@ def test_a_handler_that_outlasts_the_grace_is_killed_and_its_event_goes_back(
     probe.wait_started(1)
     code, seconds = stop_timed(process)
     assert code == 0
-    assert 1 <= seconds < 5
+    assert 1 <= seconds < 1 + IMMEDIATE
     (line,) = process.lines_with("handlers did not end in time")
     assert '"warning"' in line
     probe.wait_depth(ready=1)
@@ -159,18 +159,21 @@ def test_a_broker_that_was_never_up_does_not_delay_the_stop(
     process = bare_workplace.serve(ready=False)
     process.wait_for_line("broker not available")
     code, seconds = stop_timed(process)
-    assert (code, seconds < 2) == (0, True)
+    assert code == 0
+    assert seconds < IMMEDIATE
 
 
 def test_a_broker_that_accepts_and_stays_silent_does_not_delay_the_stop(
     bare_workplace: Workplace, vhost: Vhost, proxy: Proxy
 ) -> None:
     proxy.swallow()
-    Probe.install(connected(bare_workplace, proxy.url), vhost)
+    url = f"{proxy.url}?connection_timeout=60"
+    Probe.install(connected(bare_workplace, url), vhost)
     process = bare_workplace.serve(ready=False)
     wait_until(lambda: proxy.accepted)
     code, seconds = stop_timed(process)
-    assert (code, seconds < 4) == (0, True)
+    assert code == 0
+    assert seconds < IMMEDIATE
 
 
 def test_with_the_broker_killed_the_running_handler_still_finishes(
@@ -189,7 +192,7 @@ def test_with_the_broker_killed_the_running_handler_still_finishes(
     probe.release()
     started = time.monotonic()
     assert process.wait() == 0
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < IMMEDIATE
     assert probe.ended == Counter([1])
 
 
@@ -207,7 +210,7 @@ def test_a_handler_that_publishes_into_a_dead_broker_is_ended_by_the_grace(
     wait_until(lambda: probe.count("publishing") == Counter([1]))
     code, seconds = stop_timed(process)
     assert code == 0
-    assert 1 <= seconds < 5
+    assert 1 <= seconds < 1 + IMMEDIATE
 
 
 def test_a_frozen_broker_does_not_keep_the_server_beyond_the_grace(
@@ -227,7 +230,7 @@ def test_a_frozen_broker_does_not_keep_the_server_beyond_the_grace(
         finally:
             killable_node.resume()
         assert code == 0
-        assert seconds < 2 + 10
+        assert seconds < 2 + 2 * IMMEDIATE
         # The ack left before the connection was closed. More cannot be promised: RabbitMQ reads it
         # together with the end of the connection, which now and then (1 in 300) overtakes it there.
         wire.wait_for("Basic.Ack", "up")
@@ -248,7 +251,7 @@ def test_a_busy_hub_ends_after_the_handler_and_its_ack_arrives(
 def test_a_second_signal_ends_a_busy_hub_at_once(workplace: Workplace, vhost: Vhost) -> None:
     probe = Probe.install(workplace, vhost)
     process = workplace.serve()
-    probe.publish([{"n": 1, "do": "burn", "value": 20}])
+    probe.publish([{"n": 1, "do": "burn", "value": 60}])
     probe.wait_started(1)
     process.send(TERM)
     # It is noticed although the hub does not turn: the watch thread of the first signal is there.
@@ -323,7 +326,8 @@ def test_an_event_that_waits_here_for_its_retry_goes_back_at_once(
     probe.publish([{"n": 1, "do": "retry", "value": 9}])
     process.wait_for_line('"retry"')
     code, seconds = stop_timed(process)
-    assert (code, seconds < 2) == (0, True)
+    assert code == 0
+    assert seconds < 8
     probe.wait_depth(ready=1)
     assert probe.started == Counter([1])
 
@@ -345,7 +349,7 @@ def test_a_dead_letter_that_cannot_be_stored_goes_back_when_the_grace_is_over(
     process.wait_for_line("cannot store in queue")
     code, seconds = stop_timed(process)
     assert code == 0
-    assert seconds < 5
+    assert seconds < 1 + IMMEDIATE
     wait_until(lambda: sum(probe.depths()[name][0] for name in ("handle", "dlq")) == 3)
     kept = probe.depths()["handle"][0]
     assert kept >= 1

@@ -57,7 +57,7 @@ def test_spans_leave_before_the_server_ends(workplace: Workplace, collector: Col
     assert workplace.run("publish", "own.thing.v1", '{"n": 5}').returncode == 0
     server.wait_for_line("noted 5")
     assert server.stop() == 0
-    (path, body) = wait_until(lambda: collector.posted, 10, "spans")[0]
+    (path, body) = wait_until(lambda: collector.posted, message="spans")[0]
     assert path == "/v1/traces"
     assert b"process lime.default:own.thing.v1:lime.event_handler.solution-note.note" in body
     assert b"crm-events" in body
