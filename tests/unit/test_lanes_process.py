@@ -48,6 +48,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LaneSite]:
     place.site.forget()
 
 
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_handler_runs_in_another_process_where_nothing_is_patched(site: LaneSite) -> None:
     site.install("""
         import socket, sys
@@ -276,7 +283,7 @@ def test_a_child_is_replaced_after_its_number_of_runs(site: LaneSite) -> None:
     assert a == b
     assert c == d
     assert len({a, c, e}) == 3
-    wait_until(lambda: site.lanes.child_pids == [int(e)], 5, "the old ones to end")
+    wait_until(lambda: site.lanes.child_pids == [int(e)], message="the old ones to end")
 
 
 def test_a_child_that_has_grown_is_replaced(site: LaneSite) -> None:
@@ -310,7 +317,7 @@ def test_as_many_children_as_handlers_run_at_once_and_none_before(site: LaneSite
     wait_until(lambda: len(site.noted) == 3)
     assert len(set(site.lanes.child_pids)) == 3
     Path(f"{site.notes}.go").touch()
-    gevent.joinall(jobs, timeout=10, raise_error=True)
+    gevent.joinall(jobs, timeout=60, raise_error=True)
     call()
     assert len(site.lanes.child_pids) == 3
 
@@ -350,16 +357,12 @@ def test_a_run_beyond_its_timeout_is_killed_with_what_it_has_started(
             note(subprocess.Popen(["sleep", "60"]).pid)
             re.match(r"(a+)+$", "a" * 40 + "b")
     """)
-    call = site.call("handle", "process", timeout=1.0)
-    with caplog.at_level(logging.WARNING), pytest.raises(TimeoutError, match="ran longer than 1 s"):
+    call = site.call("handle", "process", timeout=3.0)
+    call("quick")  # the child has loaded all that it needs
+    with caplog.at_level(logging.WARNING), pytest.raises(TimeoutError, match="ran longer than 3 s"):
         call("slow")
     grandchild = int(site.noted[0])
-    wait_until(
-        lambda: (
-            not psutil.pid_exists(grandchild)
-            or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
-        )
-    )
+    wait_until(lambda: not runs(grandchild))
     (warning,) = [r for r in caplog.records if "half of its timeout" in r.getMessage()]
     assert warning.stack_info is not None
     assert "in child process" in warning.stack_info
@@ -406,7 +409,7 @@ def test_a_run_that_is_killed_takes_its_child_along(site: LaneSite) -> None:
     wait_until(lambda: site.noted)
     job.kill()
     pid = int(site.noted[0])
-    wait_until(lambda: not psutil.pid_exists(pid), 5)
+    wait_until(lambda: not psutil.pid_exists(pid))
 
 
 def test_a_child_inherits_no_descriptor_of_the_parent(site: LaneSite) -> None:
@@ -510,7 +513,7 @@ def test_a_child_that_says_what_nobody_can_read_is_the_handlers_failure(site: La
             publisher.publish("t.a", {}, headers={"odd": Odd()})
     """)
     call = site.call("handle", "process")
-    with gevent.Timeout(10, AssertionError("it waits for ever")), pytest.raises(ChildEnded):
+    with gevent.Timeout(60, AssertionError("it waits for ever")), pytest.raises(ChildEnded):
         call()
     wait_until(lambda: not site.lanes.child_pids)
 
@@ -525,7 +528,7 @@ def test_what_cannot_be_started_leaves_no_descriptor(
     for _ in range(5):
         with pytest.raises(FileNotFoundError):
             call()
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 def test_closing_ends_all_children(site: LaneSite) -> None:
@@ -533,5 +536,5 @@ def test_closing_ends_all_children(site: LaneSite) -> None:
     call: Callable[..., object] = site.call("handle", "process")
     call()
     site.lanes.close()
-    assert site.lanes.child_pids == []
-    assert not psutil.pid_exists(int(site.noted[0]))
+    wait_until(lambda: site.lanes.child_pids == [])
+    wait_until(lambda: not psutil.pid_exists(int(site.noted[0])))

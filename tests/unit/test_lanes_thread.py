@@ -80,19 +80,21 @@ def burn(seconds: float) -> None:
 
 def test_a_handler_runs_in_a_native_thread_while_the_hub_goes_on(lane: ThreadLane) -> None:
     ran: list[int] = []
+    turns: list[int] = []
 
     def block(_event: object, _message: object) -> None:
-        native_sleep(0.3)
+        patience = 3_000
+        while len(turns) < 10 and (patience := patience - 1):
+            native_sleep(0.01)
         ran.append(native_ident())
 
-    turns = 0
     job = gevent.spawn(run, lane.bind(block, None))
     while not job.ready():
         gevent.sleep(0.01)
-        turns += 1
+        turns.append(1)
     job.get()
     assert ran != [native_ident()]
-    assert turns >= 10, "a thread that blocks must not hold the hub"
+    assert len(turns) >= 10, "a thread that blocks must not hold the hub"
 
 
 def test_threads_are_used_again_and_are_as_many_as_run_at_once() -> None:
@@ -215,9 +217,9 @@ def test_a_timeout_strikes_between_two_bytecodes(
 
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(TimeoutError, match=r"ran longer than 0\.4 s") as caught,
+        pytest.raises(TimeoutError, match="ran longer than 2 s") as caught,
     ):
-        run(lane.bind(endless, limit(0.4)))
+        run(lane.bind(endless, limit(2)))
     assert type(caught.value) is TimeoutError
     assert "endless" in [entry.name for entry in caught.traceback]
     (warning,) = [r for r in caplog.records if "half of its timeout" in r.getMessage()]
@@ -233,9 +235,9 @@ def test_a_timeout_strikes_a_thread_that_waits_with_gevent(
 
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(TimeoutError, match=r"ran longer than 0\.3 s") as caught,
+        pytest.raises(TimeoutError, match="ran longer than 2 s") as caught,
     ):
-        run(lane.bind(waits, limit(0.3)))
+        run(lane.bind(waits, limit(2)))
     assert "waits" in [entry.name for entry in caught.traceback]
     (warning,) = [r for r in caplog.records if "half of its timeout" in r.getMessage()]
     assert "time.sleep(30)" in str(warning.stack_info)
@@ -281,7 +283,7 @@ def test_a_handler_that_acked_and_returns_late_has_done_its_work(lane: ThreadLan
             native_sleep(0.1)
 
     event, message = make_event("")
-    lane.bind(swallows, limit(0.1))(event, message)
+    lane.bind(swallows, limit(1))(event, message)
     assert event.acknowledged
 
 
@@ -293,23 +295,24 @@ def test_a_handler_may_answer_its_timeout_with_a_decision(lane: ThreadLane) -> N
             raise Retry(60) from None
 
     with pytest.raises(Retry):
-        run(lane.bind(decides, limit(0.1)))
+        run(lane.bind(decides, limit(1)))
 
 
 def test_a_killed_run_is_told_to_end(lane: ThreadLane) -> None:
-    ended: list[str] = []
+    steps: list[str] = []
 
     def waits(_event: object, _message: object) -> None:
         try:
-            time.sleep(30)
+            steps.append("begun")
+            time.sleep(60)
         finally:
-            ended.append("finally")
+            steps.append("ended")
 
     job = gevent.spawn(run, lane.bind(waits, None))
-    gevent.sleep(0.1)
-    job.kill(timeout=5)
+    wait_until(lambda: steps)
+    job.kill(timeout=30)
     assert job.dead
-    assert ended == ["finally"]
+    wait_until(lambda: steps == ["begun", "ended"])
 
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "logging"])
@@ -333,8 +336,8 @@ def test_patched_locks_work_between_threads_and_greenlets(kind: str) -> None:
     for _ in range(3):
         start_native(hammer, ())
     jobs = [gevent.spawn(hammer) for _ in range(2)]
-    gevent.joinall(jobs, timeout=30, raise_error=True)
-    wait_until(lambda: len(done) == 5, 30, "all to end")
+    gevent.joinall(jobs, timeout=60, raise_error=True)
+    wait_until(lambda: len(done) == 5, message="all to end")
 
 
 def test_a_patched_lock_that_is_held_keeps_its_patience_and_its_signature() -> None:
@@ -377,7 +380,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process() -> None:
         [sys.executable, "-c", textwrap.dedent(source)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert (done.stdout, done.returncode) == ("end\n", 0), done.stderr
@@ -389,6 +392,6 @@ def test_a_handler_in_a_thread_may_start_processes(lane: ThreadLane, name: str) 
     exec(textwrap.dedent(CHILDREN), space)
     call = lane.bind(lambda event, _message: space[name](event.body), None)
     runs = [gevent.spawn(run, call, code) for _ in range(10) for code in (0, 1, 7, 42)]
-    assert len(gevent.joinall(runs, timeout=60)) == len(runs)
+    assert len(gevent.joinall(runs, timeout=100)) == len(runs)
     for each in runs:
         each.get()

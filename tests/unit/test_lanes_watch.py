@@ -48,15 +48,15 @@ def test_a_handler_that_waits_is_warned_about_at_half_and_ended_at_the_whole(
     started = time.monotonic()
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(TimeoutError, match=r"ran longer than 0\.6 s") as caught,
+        pytest.raises(TimeoutError, match="ran longer than 2 s") as caught,
     ):
-        limited(waits, 0.6)(event, message)
-    assert 0.59 < time.monotonic() - started < 5
+        limited(waits, 2)(event, message)
+    assert 1.99 < time.monotonic() - started < 20
     assert caught.traceback[-1].name == "sleep" or "waits" in [e.name for e in caught.traceback]
     (warning,) = warnings(caplog)
     assert warning.__dict__["handler"] == "app.q"
     assert warning.__dict__["message_id"] == "m-1"
-    assert 0.3 <= warning.__dict__["seconds"] < 0.6
+    assert 1 <= warning.__dict__["seconds"] < 2
     assert "gevent.sleep(30)" in str(warning.stack_info)
     assert "greenlet_lane" not in str(warning.stack_info)
 
@@ -66,17 +66,30 @@ def test_what_kept_the_hub_busy_before_a_run_does_not_count(
 ) -> None:
     event, message = make_event("")
     with caplog.at_level(logging.WARNING):
-        burn(1.0)  # the loop's clock stands still meanwhile
-        limited(lambda _event, _message: gevent.sleep(0.1), 1.6)(event, message)
+        burn(1.6)  # the loop's clock stands still meanwhile
+        limited(lambda _event, _message: gevent.sleep(0.1), 3)(event, message)
     assert warnings(caplog) == []
 
 
 def test_a_run_that_ends_in_time_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     event, message = make_event("")
     with caplog.at_level(logging.WARNING):
-        limited(lambda _event, _message: gevent.sleep(0.05), 0.5)(event, message)
-        gevent.sleep(0.6)  # nothing comes later
+        limited(lambda _event, _message: gevent.sleep(0.05), 2)(event, message)
+        gevent.sleep(2.1)  # nothing comes later
     assert warnings(caplog) == []
+
+
+def test_a_run_that_is_late_in_all_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    event, message = make_event("")
+
+    def computes_and_waits(_event: Event, _message: Message) -> None:
+        burn(0.2)  # when the hub turns again, half of the time is over and all of it
+        gevent.sleep(30)
+
+    with caplog.at_level(logging.WARNING), pytest.raises(TimeoutError):
+        limited(computes_and_waits, 0.1)(event, message)
+    gevent.sleep(0.1)
+    assert len(warnings(caplog)) == 1
 
 
 def test_a_handler_that_computes_takes_the_outcome_when_it_ends(
