@@ -98,6 +98,7 @@ class Watch:
         """Runs in the hub, where nothing may wait."""
         self._timer.close()
         self._timer = self._after(max(0.0, self._limit.seconds - self._seconds), self._all_over)
+        self._warned = True
         gevent.spawn(self._warn)
 
     def _all_over(self) -> None:
@@ -112,11 +113,11 @@ class Watch:
         self._timer.stop()
         self._timer.close()
         if not self._warned and self._seconds >= self._limit.seconds / 2:
-            self._say("")  # it let the hub turn too late, so nobody could look at its stack
+            self._warned = True  # it never let the hub turn, so nobody could look at its stack
+            self._say("")
 
     def _warn(self) -> None:
         if not self._ended:
-            self._warned = True
             self._say(self._stack())
 
     def _say(self, stack: str) -> None:
