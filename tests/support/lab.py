@@ -17,7 +17,7 @@ from tests.support.embedded_node import EmbeddedNode
 from tests.support.stand import Stand, standing
 from tests.support.vhost import Vhost
 
-__all__ = ["CORES", "Experiment", "Lab"]
+__all__ = ["Experiment", "Lab"]
 
 CORES = 2  # of the smallest machine that runs them
 Experiment = Callable[["Lab"], Any]
@@ -49,11 +49,9 @@ class Lab:
         gevent.killall(list(self._running.values()))
 
     @contextlib.contextmanager
-    def cores(self, count: int = 1) -> Iterator[None]:
-        """Have *count* of `CORES` to oneself, for experiments that compute; one may ask for all."""
-        with contextlib.ExitStack() as held:
-            for _ in range(count):
-                held.enter_context(self._free)
+    def core(self, wanted: bool = True) -> Iterator[None]:
+        """Have one of the `CORES` to oneself, for experiments that compute."""
+        with self._free if wanted else contextlib.nullcontext():
             yield
 
     @contextlib.contextmanager

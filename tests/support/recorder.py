@@ -129,7 +129,7 @@ class Recorder:
         ]
 
     def wait_for(
-        self, what: str, direction: Direction, timeout: float = 10.0, **narrow: Any
+        self, what: str, direction: Direction, timeout: float = 30.0, **narrow: Any
     ) -> Sighting:
         """Wait for the first sighting of *what*; returns it."""
         return wait_until(
