@@ -309,6 +309,7 @@ def test_all_groups_wait_for_a_broker_that_is_away_and_consume_when_it_is_back(
     wait_until(lambda: len(seen) == 3)
 
 
+@pytest.mark.timeout(300)  # a node starts up to four times
 def test_a_node_killed_under_load_loses_nothing_and_all_groups_are_back_in_two_seconds(
     killable_vhost: Vhost, serve: Serve
 ) -> None:
@@ -336,7 +337,7 @@ def test_a_node_killed_under_load_loses_nothing_and_all_groups_are_back_in_two_s
         node.kill()
         wait_until(lambda: len(hub.server.missing()) == 3)
         starting = gevent.spawn(node.start)
-        wait_until(lambda: answers_amqp("127.0.0.1", node.ports.amqp), 60, interval=0.05)
+        wait_until(lambda: answers_amqp("127.0.0.1", node.ports.amqp), 100, interval=0.05)
         back = ready_again(hub)
         starting.get()
         return back

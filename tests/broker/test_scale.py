@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from scripts.rabbitmq_node import RabbitNode
 from tests.support.hub import Hub
+from tests.support.proxy import Proxy
 from tests.support.vhost import Vhost
-from tests.support.waiting import wait_until
+from tests.support.waiting import quickest, wait_until
 
 Serve = Callable[..., Hub]
 
@@ -17,8 +20,21 @@ APPLICATIONS = [f"tenant{number:03}" for number in range(200)]
 HANDLERS = 30
 
 
-def test_two_hundred_applications_are_ready_in_15_s_and_back_within_2_s_of_the_broker(
-    killable_node: RabbitNode, killable_vhost: Vhost, serve: Serve
+LATENCY = 0.02
+"""Seconds to the broker: to wait for the answer to each binding would take four minutes."""
+
+
+@pytest.fixture
+def far(killable_vhost: Vhost) -> Iterator[str]:
+    """The URL of a broker that is far away."""
+    with Proxy(killable_vhost.url) as proxy:
+        proxy.latency = LATENCY
+        yield proxy.url
+
+
+@pytest.mark.timeout(300)  # a node starts up to four times
+def test_two_hundred_applications_wait_for_few_answers_and_are_back_within_2_s_of_the_broker(
+    killable_node: RabbitNode, killable_vhost: Vhost, far: str, serve: Serve
 ) -> None:
     seen: list[tuple[str, str]] = []
 
@@ -35,20 +51,25 @@ def test_two_hundred_applications_are_ready_in_15_s_and_back_within_2_s_of_the_b
         '[event_handler.workers.a]\nqueue_prefix = "solution-x.handler0"\n'
         '[event_handler.workers.b]\nqueue_prefix = "solution-x.handler1"\n'
     )
-    started = time.monotonic()
-    hub = serve({"solution-x": register}, toml, url=killable_vhost.url, ready=False)
-    wait_until(lambda: not hub.server.missing(), 15, "ready")
-    print(f"ready after {time.monotonic() - started:.1f} s")
+
+    def seconds_until_ready() -> float:
+        started = time.monotonic()
+        wait_until(lambda: not hub.server.missing(), 80, "all groups to consume")
+        return time.monotonic() - started
+
+    def death() -> float:
+        killable_node.kill()
+        wait_until(lambda: len(hub.server.missing()) == 3, message="three groups without a broker")
+        killable_node.start()
+        return seconds_until_ready()
+
+    hub = serve({"solution-x": register}, toml, url=far, ready=False)
+    print(f"ready after {seconds_until_ready():.1f} s")
     assert len(killable_vhost.bindings()) == len(APPLICATIONS) * HANDLERS
-
     killable_node.settle()
-    killable_node.kill()
-    wait_until(lambda: len(hub.server.missing()) == 3, message="three groups without a broker")
-    killable_node.start()
-    back = time.monotonic()
-    wait_until(lambda: not hub.server.missing(), 2, "all groups consume again")
-    print(f"back after {time.monotonic() - back:.2f} s")
-
+    back = quickest(death, 2)
+    print(f"back after {back:.2f} s")
+    assert back < 2
     for number in (0, 15, 29):
         hub.publish(f"scale.{number}.x", {}, application=APPLICATIONS[number])
     expected = {
