@@ -309,7 +309,6 @@ def test_all_groups_wait_for_a_broker_that_is_away_and_consume_when_it_is_back(
     wait_until(lambda: len(seen) == 3)
 
 
-@pytest.mark.timeout(300)  # a node starts up to four times
 def test_a_node_killed_under_load_loses_nothing_and_all_groups_are_back_in_two_seconds(
     killable_vhost: Vhost, serve: Serve
 ) -> None:

@@ -32,7 +32,6 @@ def far(killable_vhost: Vhost) -> Iterator[str]:
         yield proxy.url
 
 
-@pytest.mark.timeout(300)  # a node starts up to four times
 def test_two_hundred_applications_wait_for_few_answers_and_are_back_within_2_s_of_the_broker(
     killable_node: RabbitNode, killable_vhost: Vhost, far: str, serve: Serve
 ) -> None:
