@@ -107,9 +107,11 @@ class _Watch:
         """Return the frame that keeps the hub busy; None if it waits. Sets the rest."""
         before, self.looked_at = self.looked_at, now
         computed, self.computed = self.computed, time.process_time()
-        # A process that was stopped did not compute meanwhile.
-        held = now - before >= NAMED_AFTER and self.computed - computed > (now - before) / 10
-        self.held_for = now - before if held else 0.0
+        passed = now - before
+        # A process that was stopped did not compute meanwhile; one on a busy machine a little.
+        enough = min(passed / 10, NAMED_AFTER)
+        held = passed >= NAMED_AFTER and self.computed - computed > enough
+        self.held_for = passed if held else 0.0
         iteration = self.loop.iteration
         turned = iteration != self.iteration
         self.iteration = iteration
@@ -119,7 +121,7 @@ class _Watch:
             return None
         if turned:
             # If this thread could not look for so long, somebody held the lock since then.
-            self.turned_at = now if now - before < NAMED_AFTER else before
+            self.turned_at = now if passed < NAMED_AFTER else before
         return frame
 
 

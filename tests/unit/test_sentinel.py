@@ -17,7 +17,7 @@ import pytest
 from gevent import monkey
 
 from limehub.amqp.frames import HEARTBEAT
-from limehub.amqp.sentinel import Line, Sentinel
+from limehub.amqp.sentinel import Line, Sentinel, _Watch
 from limehub.amqp.stalls import Culprit
 from limehub.amqp.stream import Stream
 from limehub.workers.culprit import culprit_of
@@ -395,6 +395,16 @@ def test_a_thread_that_holds_the_interpreter_is_a_suspect(
     assert 0.6 < stall["seconds"] <= time.monotonic() - begun
     (warning,) = [each for each in caplog.records if "let no Python run" in each.getMessage()]
     assert warning.__dict__["suspects"] == ["compute (here:1)"]
+
+
+def test_a_second_of_computing_tells_from_a_stopped_process_however_long_it_took() -> None:
+    watch = _Watch(gevent.get_hub().loop, ident=0)
+    now = watch.looked_at
+    watch.computed -= 1.0
+    watch.look(now + 60.0)
+    assert watch.held_for == 60.0
+    watch.look(now + 120.0)
+    assert watch.held_for == 0.0
 
 
 def times_of_a_second() -> int:
