@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from pathlib import Path
 
 import pika
@@ -151,6 +152,12 @@ def test_a_paused_node_is_silent_until_it_is_resumed(killable_node: RabbitNode) 
     wait_until(lambda: not answers_amqp("127.0.0.1", killable_node.ports.amqp, timeout=0.3))
     killable_node.resume()
     wait_until(lambda: answers_amqp("127.0.0.1", killable_node.ports.amqp))
+
+
+def test_a_port_that_a_node_has_chosen_is_not_free_for_another_one(tmp_path: Path) -> None:
+    node = RabbitNode(tmp_path)  # not yet started
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", node.ports.amqp))
 
 
 def test_a_node_that_cannot_start_says_what_it_logged(
