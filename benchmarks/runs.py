@@ -29,7 +29,7 @@ from scripts.rabbitmq_node import RabbitNode, dies_with_parent
 __all__ = ["Bench", "Report", "RunFailed"]
 
 TIMEOUT = 90.0  # seconds for one run
-PATIENCE = 15.0  # seconds for the broker, or for a peer to begin consuming
+PATIENCE = 60.0  # seconds for the broker, or for a peer to begin consuming
 SETTLE = 1.0  # seconds from a consumer's start to what is measured
 DLQ = f"lime.event_handler.{APP}.dlq"
 DEAD_LETTERS = 20_000

@@ -60,6 +60,7 @@ class Site:
             "publisher": self.publisher,
             "apps": [APP, "solution-quiet"],
             "application_of": self.applications.get,
+            "patience": 60.0,
         }
         return DeadLetterDesk(**{**given, **changes})
 
@@ -145,7 +146,7 @@ def dead_letter(delivery: Delivery, *, ttl: float = 3600, **changes: Any) -> Out
 def site(vhost: Vhost) -> Iterator[Site]:
     settings = ConnectionSettings(url=BrokerUrl.parse(vhost.url))
     connection = BrokerConnection.open(settings, "test")
-    publisher = Publisher(settings, timeout=10)
+    publisher = Publisher(settings, timeout=60)
     site = Site(
         vhost=vhost,
         settings=settings,
@@ -249,8 +250,7 @@ def test_a_walk_that_dies_gives_everything_back(site: Site) -> None:
     ids = site.fill(50)
     desk = site.desk
     walker = gevent.spawn(desk.list, APP, Filter(text="absent"), budget=30)
-    with gevent.Timeout(10):
-        wait_until(lambda: site.ready(DLQ) < 50 or walker.ready())
+    wait_until(lambda: site.ready(DLQ) < 50 or walker.ready())
     walker.kill()
     assert [item.id for item in desk.list(APP).items] == ids
 
@@ -343,7 +343,7 @@ def test_only_one_walks_a_queue_and_others_wait_or_hear_that_it_is_busy(site: Si
     waiting.join(timeout=0.2)
     assert not waiting.ready()
     other.close()
-    assert waiting.get(timeout=5).total == 3
+    assert waiting.get(timeout=30).total == 3
 
 
 def test_two_operators_at_once_move_each_event_once(site: Site) -> None:
@@ -356,21 +356,20 @@ def test_two_operators_at_once_move_each_event_once(site: Site) -> None:
 
 def test_a_queue_deleted_under_a_walk_ends_it_in_peace(site: Site) -> None:
     site.fill(2000, size=2000)
-    walker = gevent.spawn(site.desk.list, APP, Filter(text="absent"))
-    wait_until(lambda: site.ready(DLQ) < 2000)
+    letters = site.desk.export(APP)
+    next(letters)
     site.channel.delete_queue(DLQ)
-    page = walker.get(timeout=10)
-    assert page.items == ()
+    assert len(list(letters)) < 1999
 
 
 def test_a_connection_lost_under_a_walk_is_an_error_and_loses_nothing(site: Site) -> None:
     site.fill(2000, size=2000)
-    walker = gevent.spawn(site.desk.list, APP, Filter(text="absent"))
-    wait_until(lambda: site.ready(DLQ) < 2000)
+    letters = site.desk.export(APP)
+    next(letters)
     site.vhost.close_connections()
     with pytest.raises(BrokerError):
-        walker.get(timeout=10)
-    assert site.desk.list(APP, limit=1).total == 2000
+        list(letters)
+    wait_until(lambda: site.desk.list(APP, limit=1).total == 2000, message="all to be back")
 
 
 # -- requeue ----------------------------------------------------------------------------------

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
-from attrs import evolve, frozen
+from attrs import frozen
 
-from limehub.amqp import moves
 from limehub.amqp.connection import BrokerConnection
-from limehub.amqp.message import Outgoing
-from limehub.amqp.moves import Failure
 from limehub.amqp.publisher import Publisher
 from limehub.amqp.topology import declare_queue, dlq_spec, handler_queue_spec
 from limehub.cli import run
 from limehub.config import runfile
 from limehub.config.runfile import RunInfo
-from tests.support.process import Workplace, install_plugin
+from tests.support.letters import APP, DLQ, QUEUE, dead, fill
+from tests.support.process import LimehubProcess, Workplace, install_plugin
+from tests.support.proxy import Proxy
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
-APP = "solution-deals"
-DLQ = f"lime.event_handler.{APP}.dlq"
-QUEUE = f"lime.event_handler.{APP}.totals"
+COUNT = 1500
+ABOUT_A_HUNDRED = 200_000
+"""Bytes of dead letters."""
 PLUGIN = """
 raise AssertionError("names are enough: `dlq` imports no plugin")
 """
@@ -55,7 +53,7 @@ Dlq = Callable[..., Result]
 
 @pytest.fixture
 def publisher(vhost: Vhost) -> Iterator[Publisher]:
-    publisher = Publisher(vhost.url, timeout=10)
+    publisher = Publisher(vhost.url, timeout=60)
     for spec in (dlq_spec(DLQ), handler_queue_spec(QUEUE)):
         publisher.call(lambda connection, spec=spec: declare_queue(connection, spec))
     yield publisher
@@ -88,35 +86,6 @@ def dlq(folder: Path, capsys: pytest.CaptureFixture[str]) -> Dlq:
         return Result(code=code, out=captured.out, err=captured.err)
 
     return call
-
-
-@frozen(kw_only=True)
-class Event:
-    """An event as `moves` wants it, never on a broker before."""
-
-    body: bytes
-    exchange: str = "lime.acme"
-    routing_key: str = "core.limeobject.deal.update.v1"
-    queue: str = QUEUE
-    headers: Mapping[str, Any] = MappingProxyType({})
-    properties: Mapping[str, Any] = MappingProxyType({"content_type": "application/json"})
-    is_moved: bool = False
-
-
-def dead(number: int, **changes: Any) -> Outgoing:
-    """A dead letter whose id is `id-<number>`."""
-    failure = Failure(
-        handler=f"{APP}.totals",
-        reason="exception",
-        exception_type="shop.NoPrice",
-        exception_text=f"deal {number} has no price",
-        traceback="Traceback (most recent call last): ...",
-        where="shop.py:12 in totals",
-        at=datetime.now(UTC),
-    )
-    event = Event(body=json.dumps({"id": number}).encode(), **changes)
-    message = moves.dead_letter(event, failure, dlq=DLQ, ttl=60, frame_max=131072)
-    return evolve(message, headers={**message.headers, "x-limehub-id": f"id-{number}"})
 
 
 @pytest.fixture
@@ -363,65 +332,83 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_a_requeue_killed_halfway_may_repeat_events_but_loses_none(
-    folder: Path, publisher: Publisher, vhost: Vhost
-) -> None:
-    publisher.call(lambda connection: fill(connection, 3000))
+def begun(folder: Path, proxy: Proxy, verb: str) -> LimehubProcess:
+    """Move all letters with a command in a process of its own; returns in the middle of that."""
+    config = f'applications = ["acme"]\nevents.connection_string = "{proxy.url}"\n'
+    (folder / "limehub.toml").write_text(config)
     workplace = Workplace(folder=folder, python=Path(sys.executable))
-    process = workplace.start(["-m", "limehub", "dlq", "requeue", APP, "--all"])
-    wait_until(lambda: vhost.depth(QUEUE) > 100, timeout=20)
-    process.kill()
+    process = workplace.start(["-m", "limehub", "dlq", verb, APP, "--all", "--json"])
+    # What it sends passes through this process: it gets no further while we look.
+    wait_until(lambda: proxy.passed["up"] > ABOUT_A_HUNDRED, 60, "some to be moved")
+    return process
+
+
+@pytest.fixture
+def many(publisher: Publisher) -> Publisher:
+    """COUNT dead letters, numbered from 0."""
+    publisher.call(lambda connection: fill(connection, [dead(number) for number in range(COUNT)]))
+    return publisher
+
+
+def test_a_requeue_killed_halfway_may_repeat_events_but_loses_none(
+    folder: Path, many: Publisher, vhost: Vhost, proxy: Proxy
+) -> None:
+    begun(folder, proxy, "requeue").kill()
     wait_until(lambda: len(vhost.connections()) == 1, message="the killed one's to be gone")
-    left = publisher.call(lambda connection: numbers_in(connection, (DLQ, QUEUE)))
-    assert set(left) == set(range(3000))
+    wait_until(lambda: vhost.queues()[DLQ]["unacked"] == 0, message="what it held to be back")
+    left = many.call(lambda connection: numbers_in(connection, (DLQ, QUEUE)))
+    assert set(left) == set(range(COUNT))
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
 def test_ctrl_c_ends_a_move_between_two_events_and_says_what_was_done(
-    folder: Path, publisher: Publisher, vhost: Vhost, verb: str
+    folder: Path, many: Publisher, proxy: Proxy, verb: str
 ) -> None:
-    publisher.call(lambda connection: fill(connection, 3000))
-    target = {"requeue": QUEUE, "delete": f"{DLQ}.trash"}[verb]
-    workplace = Workplace(folder=folder, python=Path(sys.executable))
-    process = workplace.start(["-m", "limehub", "dlq", verb, APP, "--all", "--json"])
-    wait_until(lambda: vhost.queues().get(target, {}).get("ready", 0) > 50, timeout=20)
-    assert process.stop(signal.SIGINT) == 1
+    process = begun(folder, proxy, verb)
+    assert process.stop(signal.SIGINT, timeout=60) == 1
     answer = json.loads(process.text[process.text.index("{") : process.text.rindex("}") + 1])
     moved = answer["requeued" if verb == "requeue" else "deleted"]
-    assert (answer["stopped"], answer["failed"], moved + answer["remaining"]) == (True, [], 3000)
+    assert (answer["stopped"], answer["failed"], moved + answer["remaining"]) == (True, [], COUNT)
     assert "everything else is where it was" in process.text
-    moved_ones = publisher.call(lambda connection: numbers_in(connection, (target,)))
-    left = publisher.call(lambda connection: numbers_in(connection, (DLQ,)))
+    target = {"requeue": QUEUE, "delete": f"{DLQ}.trash"}[verb]
+    moved_ones = many.call(lambda connection: numbers_in(connection, (target,)))
+    left = many.call(lambda connection: numbers_in(connection, (DLQ,)))
     assert moved_ones == list(range(moved))
-    assert left == list(range(moved, 3000))
+    assert left == list(range(moved, COUNT))
 
 
 def test_an_export_that_is_stopped_says_so_and_leaves_all_in_order(
-    folder: Path, publisher: Publisher, vhost: Vhost
+    folder: Path, many: Publisher
 ) -> None:
-    publisher.call(lambda connection: fill(connection, 3000))
+    os.mkfifo(folder / "out.jsonl")
+    pipe = os.open(folder / "out.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+    written = bytearray()
+
+    def take() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            written.extend(chunk := os.read(pipe, 65536))
+            return bool(chunk)
+        return False
+
     workplace = Workplace(folder=folder, python=Path(sys.executable))
     process = workplace.start(["-m", "limehub", "dlq", "export", APP, "-o", "out.jsonl"])
-    written = folder / "out.jsonl"
-    wait_until(lambda: written.exists() and written.stat().st_size > 100_000, timeout=20)
-    assert process.stop(signal.SIGINT) == 1
+    wait_until(take, 60, "the first letters")  # the pipe has no room for all of them
+    process.send(signal.SIGINT)
+    wait_until(lambda: not take() and process.child.poll() is not None, 60, "the end")
+    os.close(pipe)
+    assert process.wait() == 1
     assert "stopped:" in process.text
-    assert len(written.read_text().splitlines()) < 3000
-    left = publisher.call(lambda connection: numbers_in(connection, (DLQ,)))
-    assert left == list(range(3000))
+    assert [json.loads(line)["body"]["id"] for line in written.splitlines()] == list(
+        range(written.count(b"\n"))
+    )
+    left = many.call(lambda connection: numbers_in(connection, (DLQ,)))
+    assert left == list(range(COUNT))
 
 
 def test_what_can_be_no_queue_is_no_target(dlq: Dlq, three: Publisher) -> None:
     for name in ("", "a b", "x" * 300):
         result = dlq("requeue", APP, "--all", "--to", name)
         assert (result.code, "--to" in result.err) == (2, True)
-
-
-def fill(connection: BrokerConnection, count: int) -> None:
-    channel = connection.open_channel()
-    for number in range(count):
-        channel.publish(evolve(dead(number), mandatory=False))
-    channel.close()
 
 
 def numbers_in(connection: BrokerConnection, queues: tuple[str, ...]) -> list[int]:

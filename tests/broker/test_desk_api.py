@@ -23,8 +23,8 @@ from limehub.amqp.publisher import Publisher
 from limehub.amqp.topology import declare_queue, dlq_spec
 from limehub.config import Config, Events, Web
 from limehub.config.url import BrokerUrl
-from limehub.deadletters.walk import lock_of
-from limehub.web.api.deadletters import _chunks
+from limehub.deadletters.walk import LOCK_PATIENCE, lock_of
+from limehub.web.api.deadletters import PATIENCE, _chunks
 from limehub.web.site import Site
 from tests.support.letters import APP, DLQ, QUEUE, dead, fill, ready
 from tests.support.vhost import Vhost
@@ -63,7 +63,7 @@ class Desk:
         sent = {"Content-Type": "application/json", **self.headers, **headers}
         request = urllib.request.Request(self.url + path, data=data, headers=sent, method=method)
         try:
-            with NO_PROXY.open(request, timeout=30) as got:
+            with NO_PROXY.open(request, timeout=90) as got:
                 return Answer(status=got.status, headers=got.headers, content=got.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -87,6 +87,12 @@ def config_of(vhost: Vhost, folder: Path, **web: Any) -> Config:
         events=Events(connection_string=vhost.url, management_url=vhost.management_url),
         web=Web(**(settings | web)),
     )
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests wait for the end of what they asked for, however slow this machine is."""
+    monkeypatch.setattr("limehub.web.api.deadletters.PATIENCE", 60.0)
 
 
 @pytest.fixture
@@ -407,7 +413,7 @@ def test_a_body_that_is_not_as_documented_changes_nothing(
     url = desk.url + LIST
     request = urllib.request.Request(url, data=data, headers={"Content-Type": kind}, method="PUT")
     with pytest.raises(urllib.error.HTTPError) as caught:
-        NO_PROXY.open(request, timeout=10)
+        NO_PROXY.open(request, timeout=30)
     assert (caught.value.code, desk.ready(DLQ)) == (status, 1)
     caught.value.close()
 
@@ -421,23 +427,24 @@ def test_while_somebody_else_walks_the_answer_is_409(desk: Desk) -> None:
     other = BrokerConnection.open(settings, "another walker")
     other.open_channel().declare_lock(lock_of(DLQ))
     both = [gevent.spawn(desk, method, LIST) for method in ("GET", "PUT")]
-    gevent.joinall(both, timeout=15, raise_error=True)
+    gevent.joinall(both, raise_error=True)
     assert [one.value.status for one in both] == [409, 409]
+    assert PATIENCE > LOCK_PATIENCE, "else it would be 202"
     assert both[0].value.headers["Retry-After"] == "5"
     other.close()
     assert desk("GET", LIST).json["total"] == 1
 
 
 def test_two_operators_at_once_move_each_event_once(desk: Desk) -> None:
-    desk.fill(100)
+    desk.fill(50)
     both = [gevent.spawn(desk, "PUT", LIST) for _ in range(2)]
-    gevent.joinall(both, timeout=20, raise_error=True)
-    assert sorted(one.value.json["requeued"] for one in both) == [0, 100]
-    assert desk.ready(QUEUE) == 100
+    gevent.joinall(both, raise_error=True)
+    assert sorted(one.value.json["requeued"] for one in both) == [0, 50]
+    assert desk.ready(QUEUE) == 50
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def hurried(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests wait a moment only; name it before `desk`."""
     monkeypatch.setattr("limehub.web.api.deadletters.PATIENCE", 0.05)
 
@@ -451,9 +458,10 @@ def ended(desk: Desk, where: str) -> Any:
 def test_a_long_move_is_an_operation_with_progress(hurried: None, desk: Desk) -> None:
     desk.fill(3000)
     answer = desk("PUT", LIST)
-    assert (answer.status, answer.json["state"], answer.json["total"]) == (202, "running", 3000)
+    assert (answer.status, answer.json["state"]) == (202, "running")
     where = answer.headers["Location"]
-    done = wait_until(lambda: ended(desk, where), 30, "the end of the move")
+    wait_until(lambda: desk("GET", where).json["total"] == 3000)
+    done = wait_until(lambda: ended(desk, where), 60, "the end of the move")
     assert (done["state"], done["succeeded"], done["failures"]) == ("done", 3000, 0)
     assert done["result"]["requeued"] == 3000
     listed = desk("GET", "/api/v1/operations/").json
@@ -464,7 +472,7 @@ def test_a_long_move_can_be_stopped_and_says_how_far_it_came(hurried: None, desk
     desk.fill(3000)
     where = desk("PUT", LIST).headers["Location"]
     assert desk("POST", f"{where}/stop").status == 200
-    done = wait_until(lambda: ended(desk, where), 30, "the end of the move")
+    done = wait_until(lambda: ended(desk, where), 60, "the end of the move")
     moved = done["result"]
     assert (done["state"], moved["stopped"], moved["failed"]) == ("done", True, [])
     assert moved["requeued"] == desk.ready(QUEUE) == 3000 - moved["remaining"] < 3000
@@ -472,16 +480,17 @@ def test_a_long_move_can_be_stopped_and_says_how_far_it_came(hurried: None, desk
 
 
 def test_a_server_that_stops_answers_who_waits_and_leaves_the_rest_in_its_place(
-    vhost: Vhost, tmp_path: Path, desk: Desk
+    vhost: Vhost, tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("limehub.deadletters.operations.STOP_PATIENCE", 30.0)
     desk.fill(3000)
     other = Site(ShownServer(config=config_of(vhost, tmp_path), registry=Installed()))
     other.start()
     waiting = evolve(desk, url=str(other.web_url))
     answer = gevent.spawn(waiting, "PUT", LIST)
-    wait_until(lambda: desk.ready(QUEUE) > 50, 20, "some to be moved")
+    wait_until(lambda: desk.ready(QUEUE) > 50, message="some to be moved")
     other.stop()
-    moved = answer.get(timeout=10).json
+    moved = answer.get(timeout=60).json
     assert (moved["stopped"], moved["failed_total"]) == (True, 0)
     assert moved["requeued"] == desk.ready(QUEUE) == 3000 - desk.ready(DLQ)
 
@@ -493,7 +502,7 @@ def test_a_broker_that_is_down_is_503(tmp_path: Path) -> None:
     site.start()
     try:
         with pytest.raises(urllib.error.HTTPError) as caught:
-            NO_PROXY.open(f"{site.web_url}{LIST}", timeout=20)
+            NO_PROXY.open(f"{site.web_url}{LIST}", timeout=60)
         assert caught.value.code == 503
         assert b"127.0.0.1:1" in caught.value.read()
         caught.value.close()
@@ -548,9 +557,10 @@ def explored(desk: Desk, folder: Path, *chosen: str) -> subprocess.CompletedProc
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{desk.url}/api/openapi.json"),
         *("--phases", "coverage,fuzzing", "--max-examples", "3", "--seed", "1"),
-        *("--request-timeout", "20", "--max-failures", "20", "--no-color", *chosen),
+        *("--request-timeout", "60", "--suppress-health-check", "too_slow"),
+        *("--max-failures", "20", "--no-color", *chosen),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder)
 
 
 def test_schemathesis_finds_no_answer_that_the_contract_does_not_know(
