@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -348,7 +347,7 @@ def test_a_broken_pipe_costs_neither_the_process_nor_a_word() -> None:
     )
     os.close(write)
     os.close(read)
-    assert process.communicate("go\n", timeout=30) == ("alive\n", None)
+    assert process.communicate("go\n", timeout=60) == ("alive\n", None)
     assert process.returncode == 0
 
 
@@ -370,15 +369,13 @@ def test_a_pipe_that_nobody_reads_blocks_nobody_and_loses_no_line_once_read() ->
     read, write = os.pipe()
     handler = sink.DescriptorSink(write, lambda count: f"dropped {count}")
     lines = [f"{number} " + "x" * 1000 for number in range(500)]  # half a megabyte
-    began = time.monotonic()
     for line in lines:
-        handler.write(line)
-    assert time.monotonic() - began < 1.0
+        handler.write(line)  # it would wait for ever
     got = b""
     while got.count(b"\n") < 500:
         got += os.read(read, 65_536)
     assert got.decode().splitlines() == lines
-    handler.flush(1.0)
+    handler.flush(30)
     handler.write("after")
     assert os.read(read, 100) == b"after\n"
     os.close(read)
@@ -404,7 +401,7 @@ def test_a_forked_process_logs_though_another_thread_was_at_it() -> None:
         handler.write("from the child")
         os._exit(0)
     try:
-        wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] == child, 5)
+        wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] == child)
         assert os.read(read, 100) == b"from the child\n"
     finally:
         may_end.append(1)
@@ -440,7 +437,7 @@ def test_native_threads_and_greenlets_can_log_at_the_same_time() -> None:
         with only_ours():
             jobs = [pool.spawn(burst, f"native {n}") for n in range(3)]
             jobs += [gevent.spawn(burst, f"green {n}") for n in range(3)]
-            gevent.joinall(jobs, timeout=10, raise_error=True)
+            gevent.joinall(jobs, timeout=60, raise_error=True)
         logging.getLogger().handlers[-1].flush()
     got = b""
     while data := os.read(read, 65_536):
@@ -483,10 +480,10 @@ def test_uncaught_errors_and_warnings_are_lines_of_the_log(
         warnings.simplefilter("always")
         logging.captureWarnings(True)
         warnings.warn("old", stacklevel=1)
-    wait_until(lambda: len(adopted.records) == 4)
+    wait_until(lambda: len(adopted.records) >= 4)  # garbage of other tests may speak, too
     errors = {record.get("error.message"): record for record in adopted.records}
     assert "mover" in errors["in a greenlet"]["limehub.greenlet"]
     assert errors["in a thread"]["limehub.thread_name"] == "mine"
     assert "__del__" in errors["in a finalizer"]["limehub.object"]
-    assert "UserWarning: old" in errors[None]["message"]
+    assert any("UserWarning: old" in record["message"] for record in adopted.records)
     assert capfd.readouterr().err == ""

@@ -21,6 +21,7 @@ from limehub.deadletters.operations import (
 )
 from limehub.deadletters.results import Moved
 from limehub.errors import BrokerError
+from tests.support.waiting import wait_until
 
 
 def moved(operation: Operation, count: int = 3) -> Moved:
@@ -41,7 +42,7 @@ def test_an_operation_shows_how_far_it_is_and_then_its_answer() -> None:
     shown = operations.get(operation.id).snapshot()
     assert (shown.state, shown.total, shown.seen, shown.result) == ("running", 10, 4, None)
     go_on.set()
-    assert operation.wait(5)
+    assert operation.wait(30)
     shown = operation.snapshot()
     assert (shown.state, shown.succeeded, shown.actor) == ("done", 3, "anna")
     assert operation.take().requeued == 3
@@ -61,7 +62,7 @@ def test_a_failed_one_raises_what_it_raised_and_tells_no_secrets(
         raise error
 
     operation = Operations().start("delete", "app", "anna", work)
-    assert operation.wait(5)
+    assert operation.wait(30)
     assert (operation.snapshot().state, operation.snapshot().error) == ("failed", said)
     with pytest.raises(type(error)):
         operation.take()
@@ -74,10 +75,10 @@ def test_only_so_many_run_and_so_many_are_remembered() -> None:
     with pytest.raises(TooManyOperations):
         operations.start("requeue", "app", "anna", moved)
     go_on.set()
-    gevent.sleep(0)
+    wait_until(lambda: not any(each.is_running for each in operations.all()))
     for _ in range(MOST_REMEMBERED):
         last = operations.start("requeue", "app", "anna", moved)
-        assert last.wait(5)
+        assert last.wait(30)
     assert len(operations.all()) == MOST_REMEMBERED
     assert operations.all()[0] is last
     with pytest.raises(UnknownOperation):
@@ -85,14 +86,16 @@ def test_only_so_many_run_and_so_many_are_remembered() -> None:
 
 
 def test_stopping_asks_first_and_ends_what_does_not_listen() -> None:
-    operations, ended = Operations(), []
+    operations, begun, ended = Operations(), [], []
 
     def listens(operation: Operation) -> None:
+        begun.append(1)
         while not operation.progress.stop:
             gevent.sleep(0.01)
         ended.append("in order")
 
     def hangs(_operation: Operation) -> None:
+        begun.append(1)
         try:
             Event().wait()
         finally:
@@ -100,7 +103,7 @@ def test_stopping_asks_first_and_ends_what_does_not_listen() -> None:
 
     operations.start("requeue", "app", "anna", listens)
     operations.start("requeue", "app", "anna", hangs)
-    gevent.sleep(0.02)
+    wait_until(lambda: len(begun) == 2)
     operations.stop()
     assert sorted(ended) == ["in order", "killed"]
     assert not any(each.is_running for each in operations.all())

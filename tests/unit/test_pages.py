@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -271,7 +270,7 @@ def test_many_watchers_cost_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
         return [next(readings) for _ in range(3)]
 
     jobs = [gevent.spawn(three, live.readings()) for _ in leaves]
-    gevent.joinall(jobs, timeout=15, raise_error=True)
+    gevent.joinall(jobs, timeout=60, raise_error=True)
     live.stop()
     seen = {id(each) for job in jobs for each in job.value}
     assert 1 < len(seen) <= len(looks) <= 10
@@ -283,11 +282,9 @@ def test_stopping_lets_watchers_go(live: Live) -> None:
     next(readings)
     job = gevent.spawn(list, readings)
     gevent.sleep(0)
-    began = time.monotonic()
     live.stop()
-    job.join(5)
+    job.join(live_module.SELDOM / 2)
     assert job.dead
-    assert time.monotonic() - began < 2
 
 
 def test_a_broker_that_does_not_answer_is_named_on_the_page() -> None:

