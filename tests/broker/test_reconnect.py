@@ -29,7 +29,7 @@ from tests.support.waiting import quickest, wait_until
 
 Serve = Callable[..., Hub]
 
-MANY_KEYS = [f"many.{number}" for number in range(2000)]
+MANY_KEYS = [f"many.{number}" for number in range(1200)]
 """Binding them takes several answers of the broker."""
 
 THREE_GROUPS = """
@@ -165,7 +165,7 @@ def test_a_queue_deleted_while_others_are_being_bound_gets_its_bindings_back(
     serve: Serve, proxy: Proxy, vhost: Vhost
 ) -> None:
     quick, slow = handles(print, "a.b", "quick"), handles(print, MANY_KEYS, "slow")
-    proxy.latency = 0.15
+    proxy.latency = 0.2
     hub = serve({APP: together(quick, slow)}, url=proxy.url, ready=False)
     binding = ("lime.default", "a.b", queue_of("quick"))
     wait_until(lambda: binding in vhost.bindings(), interval=0.001)

@@ -233,7 +233,7 @@ class RabbitOperator:
             method=method,
         )
         try:
-            with OPENER.open(request, timeout=30) as answer:
+            with OPENER.open(request, timeout=120) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             with error:
