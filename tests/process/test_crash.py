@@ -141,7 +141,7 @@ def test_an_event_that_kills_the_process_is_given_up_and_innocents_are_not(
     last.wait_for_line("crash-loop")
     wait_until(lambda: len(probe.ended) == 3)
     assert last.stop() == 0
-    assert probe.ended == Counter([2, 3, 4])
+    assert set(probe.ended) == {2, 3, 4}  # an ack that left just before a kill may be lost
     assert [(letter["n"], letter["reason"]) for letter in probe.dead_letters()] == [
         (1, "crash-loop")
     ]
