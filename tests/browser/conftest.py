@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import pytest
 from attrs import define, field, frozen
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from scripts.rabbitmq_node import RabbitNode
 from tests.support.process import LimehubProcess, Workplace, make_interpreter
@@ -29,6 +29,8 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
+PATIENCE = 30_000
+"""Milliseconds that a page may take for anything; a busy machine is no bug."""
 APPS = ("solution-road", "solution-evil", "solution-keys", "solution-bin", "solution-shots")
 TOKENS = "watch read reader-token\nanna operate anna-token\n"
 HANDLER = """
@@ -61,18 +63,19 @@ class Site:
             channel = connection.channel()
             for _ in range(count):
                 channel.basic_publish("lime.acme", f"{app}.{key}", json.dumps(body), properties)
-        wait_until(lambda: self.dead(app) == before + count, 15, f"{app}'s dead letters")
+        self.wait_dead(app, before + count)
 
     def mend(self, app: str) -> None:
         """From now on the handler of *app* works."""
         (self.folder / f"{app}.fixed").touch()
 
     def dead(self, app: str) -> int:
-        """How many dead letters *app* has that nobody looks at."""
-        with self.vhost.connect() as connection:
-            queue = f"lime.event_handler.{app}.dlq"
-            found = connection.channel().queue_declare(queue, passive=True)
-            return int(found.method.message_count)
+        """How many dead letters *app* has."""
+        return self.vhost.depth(f"lime.event_handler.{app}.dlq")
+
+    def wait_dead(self, app: str, count: int) -> None:
+        """Wait until *app* has *count* dead letters."""
+        wait_until(lambda: self.dead(app) == count, message=f"{count} dead letters of {app}")
 
 
 @define(eq=False)
@@ -111,8 +114,11 @@ def _chromium() -> str:
 def browser() -> Iterator[Browser]:
     """One Chromium, with a new and empty profile."""
     executable = _chromium()
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=[*OPTIONS])
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=[*OPTIONS], timeout=2 * PATIENCE
+        )
         yield browser
         browser.close()
 
@@ -126,7 +132,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     def open_page(url: str, *, complains: bool = False, **options: Any) -> Page:
         width, height = options.pop("width", 1280), options.pop("height", 900)
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         visit = Visit(context.new_page())
         visit.watch()

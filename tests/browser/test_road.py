@@ -8,7 +8,6 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Site
-from tests.support.waiting import wait_until
 
 Visit = Callable[..., Page]
 
@@ -34,7 +33,7 @@ def test_a_stranger_sees_what_failed_requeues_it_and_sees_it_gone(site: Site, vi
     expect(page.get_by_role("heading", level=1)).to_have_text("2 events requeued")
     page.get_by_role("button", name=f"Go on with {app}").click()
     expect(page.locator(".empty")).to_contain_text("Nothing failed.")
-    assert site.dead(app) == 0
+    site.wait_dead(app, 0)
 
 
 def test_the_overview_moves_without_being_loaded_again(site: Site, visit: Visit) -> None:
@@ -77,10 +76,10 @@ def test_a_deleted_event_is_brought_back_by_undo(site: Site, visit: Visit) -> No
     page.get_by_role("button", name="Delete selected (2)…").click()
     page.get_by_role("button", name="Delete 2").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("2 events deleted")
-    assert site.dead(app) == 0
+    site.wait_dead(app, 0)
     page.get_by_role("button", name="Undo: bring them back").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("2 events brought back")
-    assert site.dead(app) == 2
+    site.wait_dead(app, 2)
     page.goto(f"{site.url}/dead-letters/{app}/deleted/")
     expect(page.locator(".empty")).to_contain_text("Nothing to bring back.")
 
@@ -98,7 +97,7 @@ def test_an_edited_event_is_handled_with_its_new_body(site: Site, visit: Visit) 
     page.get_by_label("Body").fill('{"id": 1, "price": 5}')
     page.get_by_role("button", name="Requeue with this body").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("1 event requeued")
-    wait_until(lambda: site.dead(app) == before, 5, "the edited event is handled")
+    site.wait_dead(app, before)
 
 
 def test_the_keyboard_is_enough(site: Site, visit: Visit) -> None:
@@ -115,7 +114,7 @@ def test_the_keyboard_is_enough(site: Site, visit: Visit) -> None:
     _tab_to(page, ".confirm button")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("1 event requeued")
-    wait_until(lambda: site.dead(app) == 0, 5, "it is handled")
+    site.wait_dead(app, 0)
 
 
 def test_the_first_tab_skips_to_the_content(site: Site, visit: Visit) -> None:
@@ -146,6 +145,7 @@ def test_without_javascript_a_selection_is_requeued_too(site: Site, visit: Visit
 
 
 def _tab_to(page: Page, selector: str) -> None:
+    page.wait_for_load_state()
     for _ in range(60):
         page.keyboard.press("Tab")
         if page.evaluate("s => document.activeElement.matches(s)", selector):

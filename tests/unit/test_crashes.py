@@ -53,7 +53,7 @@ def child(folder: Path, code: str) -> subprocess.Popen[bytes]:
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     return process.returncode
 
 

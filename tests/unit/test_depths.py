@@ -56,7 +56,7 @@ def test_a_broker_that_does_not_answer_holds_no_scrape(monkeypatch: Any) -> None
 
     monkeypatch.setattr(depths, "PATIENCE", 0.05)
     known = Depths(ask)
-    with gevent.Timeout(2):
+    with gevent.Timeout(30):
         assert known.of(["q"]) == {}
         answered.set()
         gevent.sleep(0.01)
