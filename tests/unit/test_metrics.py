@@ -107,7 +107,7 @@ def test_a_scrape_of_thousands_of_queues_lets_others_work_meanwhile() -> None:
         turning.kill()
         return max(after - before for before, after in pairwise(turns)) / (turns[-1] - turns[0])
 
-    assert quickest(longest_turn, 0.1) < 0.1
+    assert quickest(longest_turn, 0.1, tries=10) < 0.1
 
 
 def test_counts_of_runs_are_kept_by_application() -> None:
