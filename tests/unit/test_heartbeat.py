@@ -69,9 +69,11 @@ def line_and_peer() -> Iterator[Ends]:
     with tcp_pair() as (ours, peer):
         line = Line(ours)
         checker = HeartbeatChecker(line, BEAT)
-        yield line, peer, checker
-        checker.stop()
-        line.stream.abort()
+        try:
+            yield line, peer, checker
+        finally:
+            checker.stop()
+            line.stream.abort()
 
 
 @pytest.fixture
