@@ -172,16 +172,14 @@ class Channel:
 
     def cancel(self, tag: str) -> None:
         """End the consumer; when this returns no further delivery of it comes."""
-        if tag in self._cancelling:  # pika would forget the second of two who ask
+        # pika would forget the second of two who ask, also when the first was killed meanwhile.
+        if tag in self._cancelling:
             self._cancelling[tag].wait(RPC_TIMEOUT)
         elif self.is_consuming(tag):
-            done = self._cancelling[tag] = AsyncResult()
+            answer = self._cancelling[tag] = AsyncResult()
+            answer.rawlink(lambda _answer: self._cancelling.pop(tag, None))
             self._routes.pop(self.number, None)  # what still comes, pika gives back
-            try:
-                self._call("basic_cancel", consumer_tag=tag)
-            finally:
-                del self._cancelling[tag]
-                done.set(None)
+            self._wait(lambda done: self._pika.basic_cancel(tag, callback=done), result=answer)
 
     def _cancelled_by_broker(self, frame: Any) -> None:
         on_cancelled = (self._on_cancelled or {}).pop(str(frame.method.consumer_tag), None)
@@ -265,7 +263,7 @@ class Channel:
         if self._pika is not None:
             self._routes.pop(self.number, None)
             self.connection.confirms.pop(self.number, None)
-        for result in list(self._waiting):
+        for result in {*self._waiting, *self._cancelling.values()}:
             result.set_exception(error)
         if self.on_closed:
             self.on_closed(error)

@@ -255,6 +255,16 @@ def test_a_walk_that_dies_gives_everything_back(site: Site) -> None:
     assert [item.id for item in desk.list(APP).items] == ids
 
 
+def test_who_dies_while_a_consumer_is_cancelled_leaves_that_to_the_next(site: Site) -> None:
+    channel = site.connection.open_channel()
+    tag = channel.consume(DLQ, prefetch=1, on_deliveries=print, on_cancelled=print)
+    first = gevent.spawn(channel.cancel, tag)
+    gevent.sleep(0)
+    first.kill()
+    channel.cancel(tag)
+    assert (channel.is_consuming(tag), channel.is_open) == (False, True)
+
+
 def test_pages_follow_each_other_without_gap_or_repetition(site: Site) -> None:
     ids = site.fill(25)
     seen, cursor = [], None
