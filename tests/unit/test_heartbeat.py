@@ -95,6 +95,7 @@ def test_an_idle_connection_beats_at_least_every_half_heartbeat(ends: Ends) -> N
         came = [time.monotonic()]
         while len(came) < 5:
             wait_until(lambda: received(peer) == HEARTBEAT, message="a heartbeat", interval=0.002)
+            peer.send(b"I am here")
             came.append(time.monotonic())
         return max(after - before for before, after in itertools.pairwise(came))
 
@@ -109,6 +110,7 @@ def test_a_connection_that_writes_anyway_sends_no_heartbeats(ends: Ends) -> None
         wire = b""
         for _ in range(40):
             line.outlet.write(b"x")
+            peer.send(b"I am here")
             gevent.sleep(BEAT / 20)
             wire += received(peer)
         return wire.count(HEARTBEAT)
