@@ -253,8 +253,8 @@ class Stream(AbstractStreamTransport):
         except OSError as error:
             self._lose(error)
         except Exception as error:  # border of the hub: a decoder bug must not idle silently
+            self._lose(error)  # before the log, which raises if another thread holds its lock
             log.exception("connection aborted by an error in its own callbacks")
-            self._lose(error)
 
     def _lose(self, error: BaseException | None) -> None:
         if self._over:

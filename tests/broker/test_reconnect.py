@@ -6,7 +6,9 @@ each waits for the loss first.
 
 from __future__ import annotations
 
+import io
 import itertools
+import logging
 import os
 import time
 from collections import Counter
@@ -196,6 +198,26 @@ def test_a_descriptor_that_a_handler_has_closed_is_a_lost_connection(
     ready_again(hub)
     hub.publish("t.a", {"n": 2})
     wait_until(lambda: 2 in runs and vhost.depth(QUEUE) == 0)
+
+
+@pytest.mark.parametrize("lose", ["connection", "channel"])
+def test_a_log_handler_that_makes_everybody_wait_does_not_keep_a_group_from_coming_back(
+    serve: Serve, proxy: Proxy, vhost: Vhost, lose: str
+) -> None:
+    """The hub may not wait for its lock: logging there raises."""
+    hub = serve({APP: handles(print)}, url=proxy.url)
+    busy = logging.StreamHandler(io.StringIO())
+    logging.getLogger().addHandler(busy)
+    try:
+        with busy.lock:
+            if lose == "connection":
+                proxy.reset()
+            else:
+                vhost.close_channels(QUEUE)
+            wait_until(hub.server.missing)
+        ready_again(hub)
+    finally:
+        logging.getLogger().removeHandler(busy)
 
 
 def test_a_deleted_queue_is_reported_once_however_often_its_prefetch_has_changed(

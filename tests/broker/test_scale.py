@@ -20,8 +20,8 @@ APPLICATIONS = [f"tenant{number:03}" for number in range(200)]
 HANDLERS = 30
 
 
-LATENCY = 0.02
-"""Seconds to the broker: to wait for the answer to each binding would take four minutes."""
+LATENCY = 0.03
+"""Seconds to the broker: to wait for the answer to each binding would take two minutes."""
 
 
 @pytest.fixture
