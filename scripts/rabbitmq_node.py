@@ -196,14 +196,19 @@ class RabbitNode:
         call = self._file(("usr/bin/erl_call", "usr/lib/erlang/bin/erl_call"))
         if call is None:
             return self.ctl("eval", f"{expression}.")
-        address = f"127.0.0.1:{self.ports.distribution}"
-        me = f"c{secrets.token_hex(4)}"  # two of one name at a time: the node refuses the second
-        printed = self._ask(
-            [call, "-h", me, "-address", address, "-c", self._cookie, "-e"], f"{expression}.\n"
-        )
+        try:
+            printed = self._erl_call(call, expression, 20.0)
+        except subprocess.TimeoutExpired:  # it may hang while the node answers others (seen once)
+            printed = self._erl_call(call, expression, 60.0)
         if not printed.startswith("{ok, "):
             raise NodeError(f"{expression}: {printed}")
         return printed.removeprefix("{ok, ").removesuffix("}")
+
+    def _erl_call(self, call: str, expression: str, timeout: float) -> str:
+        address = f"127.0.0.1:{self.ports.distribution}"
+        me = f"c{secrets.token_hex(4)}"  # two of one name at a time: the node refuses the second
+        command = [call, "-h", me, "-address", address, "-c", self._cookie, "-e"]
+        return self._ask(command, f"{expression}.\n", timeout)
 
     def eval_json(self, expression: str) -> Any:
         """Evaluate an Erlang *expression* that gives maps, lists, numbers, binaries."""
@@ -298,14 +303,14 @@ class RabbitNode:
                 start_new_session=True,  # Ctrl-C in the terminal is not for the node
             )
 
-    def _ask(self, command: Sequence[str], text: str = "") -> str:
+    def _ask(self, command: Sequence[str], text: str = "", timeout: float = 60.0) -> str:
         done = subprocess.run(
             self._in_place(command),
             input=text,
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout,
             check=False,
         )
         if done.returncode:
