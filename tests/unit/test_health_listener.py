@@ -191,8 +191,10 @@ def test_stopping_ends_the_thread_and_leaves_no_descriptor(state: HealthState) -
             before = descriptors(), threads()
         listener = HealthListener(state, Address("127.0.0.1", 0))
         address = listener.start()
-        with contextlib.closing(_socket.socket()) as idle:
-            idle.connect(address)
+        with contextlib.closing(_socket.socket()) as client:
+            client.connect(address)
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert client.recv(4)  # so it was accepted, and it stays
             listener.stop()
         listener.stop()
         with contextlib.closing(_socket.socket()) as late, pytest.raises(ConnectionRefusedError):
