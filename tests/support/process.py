@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).parents[2]
 ENTRY_POINT_GROUPS = frozenset({"limehub", "lime_plugins"})
 T = TypeVar("T")
 
-PATIENCE = 60.0  # seconds; what goes well never needs them
+PATIENCE = 100.0  # seconds; what goes well never needs them
 LOG_TAIL = 4000  # characters of a process's log in an error
 
 
