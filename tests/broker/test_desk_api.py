@@ -33,6 +33,7 @@ from tests.unit.web_server import NoRoutes, ShownServer
 
 ROOT = "/api/v1/dead-letters/"
 LIST = f"{ROOT}{APP}/"
+MANY = 1500  # letters; to move them takes a while
 TOKENS = "watch read reader-token\nanna operate anna-token\n"
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -456,26 +457,26 @@ def ended(desk: Desk, where: str) -> Any:
 
 
 def test_a_long_move_is_an_operation_with_progress(hurried: None, desk: Desk) -> None:
-    desk.fill(3000)
+    desk.fill(MANY)
     answer = desk("PUT", LIST)
     assert (answer.status, answer.json["state"]) == (202, "running")
     where = answer.headers["Location"]
-    wait_until(lambda: desk("GET", where).json["total"] == 3000)
+    wait_until(lambda: desk("GET", where).json["total"] == MANY)
     done = wait_until(lambda: ended(desk, where), 60, "the end of the move")
-    assert (done["state"], done["succeeded"], done["failures"]) == ("done", 3000, 0)
-    assert done["result"]["requeued"] == 3000
+    assert (done["state"], done["succeeded"], done["failures"]) == ("done", MANY, 0)
+    assert done["result"]["requeued"] == MANY
     listed = desk("GET", "/api/v1/operations/").json
     assert [(one["operation"], one["result"]) for one in listed] == [(done["operation"], None)]
 
 
 def test_a_long_move_can_be_stopped_and_says_how_far_it_came(hurried: None, desk: Desk) -> None:
-    desk.fill(3000)
+    desk.fill(MANY)
     where = desk("PUT", LIST).headers["Location"]
     assert desk("POST", f"{where}/stop").status == 200
     done = wait_until(lambda: ended(desk, where), 60, "the end of the move")
     moved = done["result"]
     assert (done["state"], moved["stopped"], moved["failed"]) == ("done", True, [])
-    assert moved["requeued"] == desk.ready(QUEUE) == 3000 - moved["remaining"] < 3000
+    assert moved["requeued"] == desk.ready(QUEUE) == MANY - moved["remaining"] < MANY
     assert desk("POST", "/api/v1/operations/none/stop").status == 404
 
 
@@ -483,7 +484,7 @@ def test_a_server_that_stops_answers_who_waits_and_leaves_the_rest_in_its_place(
     vhost: Vhost, tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("limehub.deadletters.operations.STOP_PATIENCE", 30.0)
-    desk.fill(3000)
+    desk.fill(MANY)
     other = Site(ShownServer(config=config_of(vhost, tmp_path), registry=Installed()))
     other.start()
     waiting = evolve(desk, url=str(other.web_url))
@@ -492,7 +493,7 @@ def test_a_server_that_stops_answers_who_waits_and_leaves_the_rest_in_its_place(
     other.stop()
     moved = answer.get(timeout=60).json
     assert (moved["stopped"], moved["failed_total"]) == (True, 0)
-    assert moved["requeued"] == desk.ready(QUEUE) == 3000 - desk.ready(DLQ)
+    assert moved["requeued"] == desk.ready(QUEUE) == MANY - desk.ready(DLQ)
 
 
 def test_a_broker_that_is_down_is_503(tmp_path: Path) -> None:
