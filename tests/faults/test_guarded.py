@@ -98,7 +98,7 @@ def test_a_server_killed_in_a_stall_gives_its_events_back_at_once(
     finding: list[Killed], _: str
 ) -> None:
     assert all(each.redelivered for each in finding)
-    assert any(each.at_once for each in finding)
+    assert any(each.at_once for each in finding), finding
 
 
 # SIGSTOP
@@ -154,7 +154,7 @@ def test_nobody_beats_for_a_server_that_is_stopped_and_it_returns_when_continued
 
 @frozen(kw_only=True)
 class Reconnected:
-    """A server that had as much as in its first rounds in the end."""
+    """Given only when the server had no more of anything in the end than in its first rounds."""
 
     finding: Finding
     rounds: int
