@@ -17,7 +17,6 @@ from tests.support.process import LimehubProcess, Workplace, alive, make_interpr
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)  # RabbitMQ starts up to three times in a test
 NOBODY = "amqp://guest@127.0.0.1:1//"
 
 # Stands where the console script is installed: tells what it was given and how it was ended.
