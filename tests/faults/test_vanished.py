@@ -7,7 +7,7 @@ a network namespace, and frames are lost on the cable.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,17 +45,12 @@ def vanish_twice(lab: Lab) -> Vanished:
         Network() as network,
         lab.stand("vanished", prefix=network.prefix, host=network.here, **options) as stand,
     ):
-        begun = time.monotonic()
-        network.vanish()
-        idle = time_to_find(stand, begun, 1)
+        idle = time_to_find(network, stand)
         back(network, stand)
 
         stand.burners.publish({"n": 1, "do": "hold_for", "value": "ack"})
         stand.burners.wait_for("start")
-        begun = time.monotonic()
-        network.vanish()
-        stand.burners.release("ack")
-        in_flight = time_to_find(stand, begun, 2)
+        in_flight = time_to_find(network, stand, lambda: stand.burners.release("ack"))
         back(network, stand)
         stand.burners.wait_empty()
         runs, left = stand.burners.runs, stand.burners.depth()
@@ -64,20 +59,26 @@ def vanish_twice(lab: Lab) -> Vanished:
         )
 
 
-def time_to_find(stand: Stand, begun: float, times: int) -> tuple[float, dict[str, Any]]:
-    """(seconds since *begun* when the server says for the n-th time that it is lost, its line)."""
-
-    def told() -> Iterator[dict[str, Any]]:
-        return (r for r in stand.process.records() if r.get("message") == LOST)
-
-    found = wait_until(lambda: list(told())[times - 1 : times], 12 * PATIENCE, "the loss")
+def time_to_find(
+    network: Network, stand: Stand, then: Callable[[], None] = lambda: None
+) -> tuple[float, dict[str, Any]]:
+    """Let the peer vanish, do *then*: seconds until the server says it is lost, and its line."""
+    known, begun = len(losses(stand)), time.monotonic()
+    network.vanish()
+    then()
+    found = wait_until(lambda: losses(stand)[known:], 12 * PATIENCE, "the loss")
     return time.monotonic() - begun, found[0]
 
 
+def losses(stand: Stand) -> list[dict[str, Any]]:
+    """The lines in which the server said so."""
+    return [record for record in stand.process.records() if record.get("message") == LOST]
+
+
 def back(network: Network, stand: Stand) -> None:
-    """The cable is whole again; the broker forgets the old connection, and the server returns."""
+    """The broker forgets the old connection; the cable is whole again, and the server returns."""
+    stand.recorder.cut()  # first, or it could hit the new connection
     network.return_()
-    stand.recorder.cut()
     wait_until(lambda: stand.consumers() == 1, message="the server to consume again")
 
 
