@@ -18,7 +18,7 @@ from limehub.amqp.channel import Channel
 from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.delivery import Delivery
 from limehub.amqp.heads import Heads
-from limehub.errors import LimehubError, QueueBusy, QueueMissing
+from limehub.errors import BrokerError, LimehubError, QueueBusy, QueueMissing
 
 __all__ = ["DeskBusy", "Walk", "count", "is_busy", "lock_of", "walking"]
 
@@ -316,9 +316,25 @@ class Walk:
     def _is_over(self, silence: float) -> bool:
         if self._ready() and silence < SILENCE_LIMIT:
             return False
-        for channel in self._windows:
-            channel.sync()  # what the broker sent before its answer has arrived then
+        asking = gevent.spawn(self._ask)
+        while self._arrived.empty() and not asking.ready():
+            gevent.sleep(0.005)
+        asking.kill()
+        if isinstance(asking.value, BrokerError):
+            raise asking.value
         return self._arrived.empty()
+
+    def _ask(self) -> BrokerError | None:
+        """What the broker sent before its answers has arrived then.
+
+        If that is much we read no more until it is taken: whoever takes must not wait for this.
+        """
+        try:
+            for channel in list(self._windows):
+                channel.sync()
+        except BrokerError as error:
+            return error
+        return None
 
     def _take_all_returned(self) -> None:
         """A quorum queue keeps what came back before the rest, in the order in which it came: if

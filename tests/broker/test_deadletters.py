@@ -506,6 +506,14 @@ def test_large_bodies_do_not_pile_up_in_a_list(site: Site) -> None:
     assert site.desk.requeue(APP).count == 40
 
 
+def test_large_bodies_that_come_late_are_not_kept_waiting_for_the_answer_behind_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limehub.deadletters.walk.IDLE", 0.0)  # so that it asks at once
+    ids = site.fill(20, size=1024 * 1024)
+    assert [letter.item.id for letter in site.desk.export(APP)] == ids
+
+
 # -- foreign and hostile messages -------------------------------------------------------------
 
 
