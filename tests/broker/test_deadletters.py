@@ -494,7 +494,7 @@ def test_a_thousand_dead_letters_are_listed_requeued_and_deleted_quickly(site: S
     assert len(site.desk.list(APP, Filter(text="number"), limit=500).items) == 500
     assert site.desk.requeue(APP, limit=500).count == 500
     assert site.desk.delete(APP).count == 500
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert (site.ready(DLQ), site.ready(QUEUE)) == (0, 500)
 
 
