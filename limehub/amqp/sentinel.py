@@ -23,10 +23,9 @@ from gevent import monkey
 
 from limehub.amqp.outlet import Outlet
 from limehub.amqp.stalls import UNKNOWN, Culprit, NamesCulprits, StallBook
+from limehub.amqp.thread_log import ThreadLog
 
 __all__ = ["Line", "Sentinel"]
-
-log = logging.getLogger(__name__)
 
 TICK = 0.05
 """Seconds between two looks: what a handler acks before it computes waits no longer."""
@@ -146,6 +145,7 @@ class Sentinel:
         self._culprit_of = culprit_of
         self._on_culprit = on_culprit
         self._on_tick = on_tick
+        self._log = ThreadLog(logging.getLogger(__name__), gevent.get_hub().loop)
         self._kept: dict[Line, _Kept] = {}
         self._watch: _Watch | None = None
         self._stop = _native_lock()
@@ -201,8 +201,8 @@ class Sentinel:
                 now = time.monotonic()
                 try:
                     self._look(watch, now)
-                except Exception:  # border of the thread: silence would cost the connections
-                    log.exception("the sentinel failed; it goes on")
+                except Exception:  # noqa: BLE001 - border: silence would cost the connections
+                    self._log.exception("the sentinel failed; it goes on")
                 self._has_seen = now
                 # If somebody has held the lock meanwhile, see at once who.
                 pause = 0.0 if time.monotonic() - now >= NAMED_AFTER else TICK
@@ -229,7 +229,7 @@ class Sentinel:
         elif not self._gave_up:
             self._gave_up = True
             extra = {"max_stall": self._max_stall, "seconds": round(seconds, 1)}
-            log.error("no heartbeats any more: a stall is longer than max_stall", extra=extra)
+            self._log.error("no heartbeats any more: a stall is longer than max_stall", extra)
 
     def _blame(self, frame: FrameType, seconds: float) -> None:
         self.book.goes_on(seconds)
@@ -247,7 +247,7 @@ class Sentinel:
             "seconds": round(seconds, 3),
             "stack": culprit.stack,
         }
-        log.warning("the server stalls: it is kept busy", extra=extra)
+        self._log.warning("the server stalls: it is kept busy", extra)
 
     def _blame_others(self, watch: _Watch) -> None:
         """Another thread has held the interpreter: by now it may be any of those at work."""
@@ -261,13 +261,13 @@ class Sentinel:
             "seconds": round(watch.held_for, 3),
             "suspects": [f"{each.name} ({each.where})" for each in suspects],
         }
-        log.warning("the server stalled: a thread let no Python run", extra=extra)
+        self._log.warning("the server stalled: a thread let no Python run", extra)
 
     def _culprit(self, frame: FrameType) -> Culprit:
         try:
             return self._culprit_of(frame)
-        except Exception:  # a frame that runs on may show anything
-            log.exception("cannot tell who stalls the server")
+        except Exception:  # noqa: BLE001 - a frame that runs on may show anything
+            self._log.exception("cannot tell who stalls the server")
             return UNKNOWN
 
     def _turns(self) -> None:
@@ -279,7 +279,7 @@ class Sentinel:
         if stall is not None:
             self._on_culprit(None)
             extra = {"handler": stall.culprit.name, "seconds": round(stall.seconds, 3)}
-            log.warning("the stall is over", extra=extra)
+            self._log.warning("the stall is over", extra)
 
     def _half_heartbeat(self) -> float:
         heartbeats = [line.heartbeat for line in self._kept if line.heartbeat]

@@ -26,12 +26,9 @@ class LineHandler(logging.Handler):
         self.setFormatter(formatter)
         self._sink = open_sink(stream, self._dropped_line)
 
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Write *record*. Without the lock of logging.Handler: the sink has a better one."""
-        if not self.filter(record):
-            return False
-        self.emit(record)
-        return True
+    def createLock(self) -> None:  # noqa: N802 - the name is logging's
+        """Have none: the sink has a better one, for greenlets and native threads."""
+        self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format and write *record*."""

@@ -69,7 +69,7 @@ def test_the_handler_that_stalls_is_named_with_its_stack(
     assert "in slow" in last["stack"]
     assert last["where"].startswith(f"{__file__}:")
     assert json.dumps(stalls)
-    told = [each for each in caplog.records if "stalls" in each.getMessage()]
+    told = wait_until(lambda: [each for each in caplog.records if "stalls" in each.getMessage()])
     assert {each.__dict__["handler"] for each in told} == {"solution-slow.work"}
     assert told[0].levelno == logging.WARNING
 

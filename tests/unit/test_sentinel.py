@@ -58,6 +58,33 @@ def hold(seconds: float) -> None:
     ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 
+class Lines(logging.Handler):
+    """Hears without a lock, as limehub's own log does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def createLock(self) -> None:
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def messages(self) -> list[str]:
+        return [each.getMessage() for each in self.records]
+
+
+@pytest.fixture
+def at_once() -> Iterator[Lines]:
+    """What the sentinel says while the hub does not turn."""
+    lines, log = Lines(), logging.getLogger("limehub.amqp.sentinel")
+    log.addHandler(lines)
+    yield lines
+    log.removeHandler(lines)
+
+
 class Deaf:
     """The protocol above a stream that is only written to."""
 
@@ -293,13 +320,11 @@ def test_nobody_waits_for_a_sentinel_that_could_look(keep: Keep) -> None:
     assert quickest(looks_meanwhile, 2) < 2
 
 
-def test_after_max_stall_it_beats_no_more_until_the_hub_turns(
-    keep: Keep, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_after_max_stall_it_beats_no_more_until_the_hub_turns(keep: Keep, at_once: Lines) -> None:
     watched, peer = keep(heartbeat=0.3, max_stall=1.5)
 
     def errors() -> list[float]:
-        return [each.__dict__["max_stall"] for each in caplog.records if each.levelname == "ERROR"]
+        return [each.__dict__["max_stall"] for each in at_once.records if each.levelname == "ERROR"]
 
     assert burn_until_received(peer, len(HEARTBEAT)) != b""
     burn_until(errors)
@@ -324,7 +349,23 @@ def test_a_culprit_that_cannot_be_told_ends_nothing(
     assert burn_until_received(peer, 3 * len(HEARTBEAT)) != b""
     watched.settle()
     assert watched.sentinel.book.status()["last"][0]["culprit"] == "unknown"
-    assert "no idea" in caplog.text
+    wait_until(lambda: "no idea" in caplog.text)
+
+
+def test_a_stall_within_a_log_handler_is_logged_where_nobody_waits_and_stops_no_beats(
+    keep: Keep, at_once: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, peer = keep(heartbeat=0.6)
+    caplog.handler.acquire()
+    try:
+        burn_until(lambda: at_once.records)
+        received(peer)
+        assert burn_until_received(peer, 3 * len(HEARTBEAT)) != b""
+        assert caplog.records == []
+    finally:
+        caplog.handler.release()
+    wait_until(lambda: len(caplog.records) == 2)  # named, and over
+    assert [each.getMessage() for each in caplog.records] == at_once.messages
 
 
 def test_a_line_that_is_removed_is_left_alone(keep: Keep) -> None:
@@ -393,7 +434,9 @@ def test_a_thread_that_holds_the_interpreter_is_a_suspect(
     (stall,) = watched.sentinel.book.status()["last"]
     assert stall["culprit"] == "compute"
     assert 0.6 < stall["seconds"] <= time.monotonic() - begun
-    (warning,) = [each for each in caplog.records if "let no Python run" in each.getMessage()]
+    (warning,) = wait_until(
+        lambda: [each for each in caplog.records if "let no Python run" in each.getMessage()]
+    )
     assert warning.__dict__["suspects"] == ["compute (here:1)"]
 
 
