@@ -51,8 +51,8 @@ def serve(
 ) -> None:
     """Run the handlers of the installed packages until SIGTERM or Ctrl-C."""
 
-    def read() -> Loaded:
-        return load_config(config, {"web.bind": bind})
+    def read(file: Path | None = config) -> Loaded:
+        return load_config(file, {"web.bind": bind})
 
     from limehub.server import ServeOptions
 
@@ -60,25 +60,29 @@ def serve(
         workers=tuple(dict.fromkeys(workers)),
         fail_fast=fail_fast,
         strict_topology=strict_topology,
-        reload=read,
         environ=os.environ,
     )
     context.exit(_serve(read, options, skip_broken=skip_broken_plugins))
 
 
-def _serve(read: Callable[[], Loaded], options: ServeOptions, *, skip_broken: bool) -> int:
+def _serve(read: Callable[..., Loaded], options: ServeOptions, *, skip_broken: bool) -> int:
     from limehub.server import Server
     from limehub.signals import before_start
 
     before_start()
     loaded = read()
+    file = loaded.path  # the whole path: a package may change the working directory
     _set_up_logs(loaded.config)
     with _broker_of(loaded) as broker:
-        if broker is not None:
-            loaded = broker.serve(loaded)
-            options = evolve(options, reload=lambda: broker.serve(read()))
+        at_broker = broker.serve if broker is not None else _as_it_is
+        options = evolve(options, reload=lambda: at_broker(read(file)))
+        loaded = at_broker(loaded)
         registry = _registry(loaded, skip_broken=skip_broken)
         return Server(loaded, registry, options=options).run()
+
+
+def _as_it_is(loaded: Loaded) -> Loaded:
+    return loaded
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ class Loaded:
     """A configuration and its history. *origins*: dotted path of each key that was set -> label.
 
     A label is `limehub.toml:12`, `env NAME` or `command line`; what is missing is a default.
-    *embedded*: whether the broker is limehub's own, and `events.connection_string` leads to it.
+    *path*: the file's, absolute. *embedded*: whether the broker is limehub's own, and
+    `events.connection_string` leads to it.
     """
 
     config: Config
@@ -66,7 +67,7 @@ def load(
         config=config.anchored(str(file.absolute().parent)),
         origins={dotted(key): origin.label for key, origin in layers.origins.items()},
         warnings=tuple(layers.messages(rule_warnings(config))),
-        path=file,
+        path=file.absolute(),
     )
 
 

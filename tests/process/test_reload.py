@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from typing import Any
 
+from limehub.config import runfile
 from tests.support.probe import Probe
 from tests.support.process import LimehubProcess, Workplace
 from tests.support.vhost import Vhost
@@ -77,6 +78,22 @@ def test_a_file_that_is_no_toml_or_is_gone_changes_nothing(
     process.wait_for_line("limehub.toml:1:")
     assert reload(process, NARROW, workplace)["limehub.changed"] == []
     assert process.stop() == 0
+
+
+def test_a_package_that_changes_the_working_directory_leads_nothing_astray(
+    workplace: Workplace, vhost: Vhost
+) -> None:
+    probe = Probe.install(workplace, vhost, NARROW)
+    process = workplace.start(["-m", "limehub", "serve"])  # on the limehub.toml of its folder
+    process.wait_ready()
+    (workplace.folder / "elsewhere").mkdir()
+    probe.publish([{"n": 1, "do": "chdir", "value": str(workplace.folder / "elsewhere")}])
+    wait_until(lambda: len(probe.ended) == 1)
+    assert reload(process, WIDE, workplace)["limehub.changed"] != []
+    assert runfile.read(workplace.config_file) is not None
+    assert process.stop() == 0
+    assert runfile.read(workplace.config_file) is None
+    assert list((workplace.folder / "elsewhere").iterdir()) == []
 
 
 def test_prefetch_and_concurrency_grow_and_shrink_under_load(

@@ -72,6 +72,7 @@ def act(event, body, publisher):
         publisher.publish("t.other", dict(n=value))
     elif do == "segfault": ctypes.string_at(0)
     elif do == "exit": os._exit(value)
+    elif do == "chdir": os.chdir(value)
     elif do == "sleep-exit":
         time.sleep(value)
         os._exit(9)

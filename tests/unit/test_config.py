@@ -303,7 +303,7 @@ def test_the_path_comes_from_the_environment_when_no_other_is_given(write):
     path.rename("other.toml")
     loaded = load(None, {"LIMEHUB_CONFIG": "other.toml"})
     assert loaded.config.applications == ("north",)
-    assert loaded.path == Path("other.toml")
+    assert loaded.path == Path("other.toml").absolute()
 
 
 @pytest.mark.parametrize(
