@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from gevent import Greenlet, monkey, subprocess
 from limehub.config import BrokerUrl, Config, Loaded
 from limehub.config.address import Address
 from limehub.errors import BrokerError
+from limehub.interpreter import interpreter
 
 __all__ = ["EmbeddedBroker"]
 
@@ -131,7 +131,7 @@ class EmbeddedBroker:
 
     def _command(self, password: int) -> list[str]:
         listen = f"{self._listen.host}:{self._listen.port}"
-        command = [sys.executable, "-m", "limehub.broker", "--until-eof", "--listen", listen]
+        command = [*interpreter(), "-m", "limehub.broker", "--until-eof", "--listen", listen]
         command += ["--user", f"{USER}:/dev/fd/{password}", "--log-level", self._log.level]
         command += ["--log-format", self._log.format] if self._log.format else []
         command += ["--memory-share", str(self._memory_share)]

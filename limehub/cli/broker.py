@@ -11,6 +11,7 @@ import click
 from limehub.cli.loading import config_file, load_config
 from limehub.cli.options import config_option
 from limehub.config.address import Address
+from limehub.interpreter import interpreter
 
 __all__ = ["broker"]
 
@@ -72,7 +73,7 @@ def broker(
         more += ["--memory-share", str(settings.broker.memory_share)]
         more += ["--log-level", settings.log.level]
         more += ["--log-format", settings.log.format] if settings.log.format else []
-    command = [sys.executable, "-m", "limehub.broker", "--listen", str(listen or DEFAULT), *more]
+    command = [*interpreter(), "-m", "limehub.broker", "--listen", str(listen or DEFAULT), *more]
     command += ["--data", str(data)] if data else []
     for user in users:
         command += ["--user", user]

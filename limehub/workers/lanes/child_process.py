@@ -23,6 +23,7 @@ from gevent.lock import Semaphore
 
 from limehub.errors import AlreadySettled
 from limehub.events import Settler
+from limehub.interpreter import interpreter
 from limehub.plugins.lime import EventPublisher
 from limehub.workers.lanes import child
 from limehub.workers.lanes.carried import CarriedError, pack, unpack
@@ -270,7 +271,7 @@ def _spawn(group: str, connection: int, stacks: int) -> int:
     """
     ours = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 64) for each in (connection, stacks)]
     arguments = [
-        sys.executable,
+        *interpreter(),
         *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined] # as multiprocessing does
         *("-m", child.__name__, group),
     ]
