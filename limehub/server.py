@@ -56,7 +56,8 @@ PATIENCE = 15.0
 class ServeOptions:
     """What the command line says. *workers*: only these groups; *reload*: reads the file again.
 
-    *environ*: where systemd says what it wants to be told.
+    *environ*: where systemd says what it wants to be told. *reclaim_log*(level): puts limehub's log
+    back if a package took it away, and returns whether one had.
     """
 
     workers: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class ServeOptions:
     strict_topology: bool = False
     reload: Callable[[], Loaded] | None = None
     environ: Mapping[str, str] = field(factory=dict)
+    reclaim_log: Callable[[str], bool] = lambda _level: False
 
 
 @define(eq=False)
@@ -143,6 +145,7 @@ class Server:
 
         *signals*: if they are taken over, so that the guard process counts them, too.
         """
+        self._reclaim_log()
         for warning in self.warnings:
             log.warning(warning)
         self.site.start()
@@ -156,6 +159,7 @@ class Server:
         """Watch over readiness until the end: what is lost and regained is in the log."""
         before: tuple[str, ...] | None = None
         while not self._ending.requested.wait(0.05 if before is None else 0.5):
+            self._reclaim_log()
             missing = tuple(self.missing())
             self.site.note(missing)
             self.systemd.note(missing, self._summary())
@@ -172,6 +176,10 @@ class Server:
                     log.info("ready again")
                 before = missing
 
+    def _reclaim_log(self) -> None:
+        if self.options.reclaim_log(self._running.log.level):
+            log.warning("a package changed the logging; it is as configured again")
+
     def _tell_plugins(self) -> bool:
         """Call the server_started hooks. Returns False if meanwhile the end was asked for."""
         self._plugins_told = True
@@ -181,6 +189,7 @@ class Server:
 
     def shut_down(self) -> int:
         """Stop in order. Returns the exit code."""
+        self._reclaim_log()
         error = self._ending.error
         if error is not None:
             why = {"cause": str(error), "exit_code": error.exit_code, "advice": error.advice}

@@ -18,6 +18,7 @@ from limehub.config import Config, Loaded
 
 if TYPE_CHECKING:
     from limehub.embedded import EmbeddedBroker
+    from limehub.observe.own_log import OwnLog
     from limehub.plugins.registry import Registry
     from limehub.server import ServeOptions
 
@@ -72,10 +73,10 @@ def _serve(read: Callable[..., Loaded], options: ServeOptions, *, skip_broken: b
     before_start()
     loaded = read()
     file = loaded.path  # the whole path: a package may change the working directory
-    _set_up_logs(loaded.config)
+    own_log = _set_up_logs(loaded.config)
     with _broker_of(loaded) as broker:
         at_broker = broker.serve if broker is not None else _as_it_is
-        options = evolve(options, reload=lambda: at_broker(read(file)))
+        options = evolve(options, reload=lambda: at_broker(read(file)), reclaim_log=own_log.reclaim)
         loaded = at_broker(loaded)
         registry = _registry(loaded, skip_broken=skip_broken)
         return Server(loaded, registry, options=options).run()
@@ -101,12 +102,13 @@ def _broker_of(loaded: Loaded) -> Iterator[EmbeddedBroker | None]:
         broker.stop()
 
 
-def _set_up_logs(config: Config) -> None:
+def _set_up_logs(config: Config) -> OwnLog:
     from limehub.observe import logs
     from limehub.observe.strays import adopt_strays
 
-    logs.configure(config.log.level, config.log.format)
+    own_log = logs.configure(config.log.level, config.log.format)
     adopt_strays()
+    return own_log
 
 
 def _registry(loaded: Loaded, *, skip_broken: bool) -> Registry:

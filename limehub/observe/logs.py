@@ -8,6 +8,7 @@ import sys
 from typing import Literal, TextIO
 
 from limehub.observe.formats import JsonFormat, TextFormat
+from limehub.observe.own_log import OwnLog
 from limehub.observe.sink import open_sink
 
 __all__ = ["LineHandler", "configure", "set_level"]
@@ -55,7 +56,7 @@ def configure(
     level: str,
     format: Literal["text", "json"] | None,  # noqa: A002 - the configuration's word
     stream: TextIO | None = None,
-) -> None:
+) -> OwnLog:
     """Send the whole process's log to *stream* (None = stderr); a second call replaces the first.
 
     *format*: None = text on a terminal, else json. *level*: `debug` ... `critical`.
@@ -68,10 +69,12 @@ def configure(
     for handler in [each for each in root.handlers if isinstance(each, LineHandler)]:
         root.removeHandler(handler)
         handler.close()
-    root.addHandler(LineHandler(stream, JsonFormat() if use_json else TextFormat(colours=colours)))
+    handler = LineHandler(stream, JsonFormat() if use_json else TextFormat(colours=colours))
+    root.addHandler(handler)
     for name, quiet in _QUIET.items():
         logging.getLogger(name).setLevel(quiet)
     set_level(level)
+    return OwnLog(handler)
 
 
 def set_level(level: str) -> None:

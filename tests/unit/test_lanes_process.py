@@ -346,6 +346,24 @@ def test_what_a_child_logs_is_in_the_log_of_the_parent(
     assert not [r for r in caplog.records if r.getMessage() == "hidden"]
 
 
+def test_a_child_whose_logging_a_package_takes_over_is_heard_in_the_next_run(
+    site: LaneSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.install("""
+        import logging.config
+        def handle(logger, body):
+            logger.warning("in run %s", body)
+            if body == 1:
+                logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL"}})
+                logger.warning("to nobody")
+    """)
+    call = site.call("handle", "process")
+    call(1)
+    call(2)
+    heard = [each.getMessage() for each in caplog.records if each.name == "solution_lanes"]
+    assert heard == ["in run 1", "in run 2"]
+
+
 def test_a_run_beyond_its_timeout_is_killed_with_what_it_has_started(
     site: LaneSite, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,7 +6,6 @@ Settlements, publishes and log lines travel to the parent; who asks for one wait
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import sys
@@ -20,6 +19,7 @@ from attrs import define, field
 
 from limehub.events import Message
 from limehub.forks import end_child
+from limehub.observe.own_log import OwnLog
 from limehub.plugins.discovery import GROUPS
 from limehub.plugins.handlers import Handler
 from limehub.plugins.registry import Registry, load_registry
@@ -49,7 +49,9 @@ class FarSide:
         _kind, hello = self._line.read()
         self._hello: Hello = hello
         sys.path[:] = hello.path
-        FarLogs(self._line.tell).install()
+        far_logs = FarLogs(self._line.tell)
+        far_logs.install()
+        self._log = OwnLog(far_logs)
         os.register_at_fork(after_in_child=self._line.forget)
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         self._line.tell("ready", _resident())
@@ -67,9 +69,10 @@ class FarSide:
                 self._runs.put(rest[0] if kind == "run" else None)
 
     def _run(self, run: Run, process: int) -> CarriedError | None:
-        logging.getLogger().setLevel(run.log_level)
+        self._log.reclaim(run.log_level)
         try:
             handler, call = self._handler(run)
+            self._log.reclaim(run.log_level)  # the package was just loaded, maybe
             settler = _FarSettler(self._line, run.number, run.settled)
             event = handler.form.event_class(
                 run.delivery, application=run.application, settler=settler
