@@ -131,7 +131,7 @@ class Server:
                 self.start(signals)
             except LimehubError as error:
                 self.request_stop(error)
-            self._wait()
+            self._wait(signals)
             return self.shut_down()
         finally:
             signals.uninstall()
@@ -155,11 +155,12 @@ class Server:
         for group in self.groups:
             group.start()
 
-    def _wait(self) -> None:
+    def _wait(self, signals: Signals) -> None:
         """Watch over readiness until the end: what is lost and regained is in the log."""
         before: tuple[str, ...] | None = None
         while not self._ending.requested.wait(0.05 if before is None else 0.5):
             self._reclaim_log()
+            self._reclaim(signals)
             missing = tuple(self.missing())
             self.site.note(missing)
             self.systemd.note(missing, self._summary())
@@ -179,6 +180,11 @@ class Server:
     def _reclaim_log(self) -> None:
         if self.options.reclaim_log(self._running.log.level):
             log.warning("a package changed the logging; it is as configured again")
+
+    def _reclaim(self, signals: Signals) -> None:
+        if taken := signals.reclaim():
+            extra = {"signals": taken}
+            log.warning("a package took over signals; they are the server's again", extra=extra)
 
     def _tell_plugins(self) -> bool:
         """Call the server_started hooks. Returns False if meanwhile the end was asked for."""

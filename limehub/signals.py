@@ -21,6 +21,7 @@ from gevent import monkey
 
 __all__ = ["Signals", "before_start"]
 
+_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _start_native = monkey.get_original("_thread", "start_new_thread")
 _native_sleep = monkey.get_original("time", "sleep")
 
@@ -64,8 +65,15 @@ class Signals:
         self._watcher = self._loop.io(self._read.fileno(), 1)
         self._watcher.start(self._woken)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _OURS:
             self._before[number] = signal.signal(number, self._received)
+
+    def reclaim(self) -> list[str]:
+        """Take back what a package took over meanwhile; returns the names of those signals."""
+        taken = [number for number in _OURS if signal.getsignal(number) != self._received]
+        for number in taken:
+            signal.signal(number, self._received)
+        return [number.name for number in taken]
 
     def uninstall(self) -> None:
         """Give the signals back to whoever had them."""

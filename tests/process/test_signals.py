@@ -93,6 +93,16 @@ def test_a_plugin_that_takes_the_wakeup_descriptor_delays_no_stop(
     assert seconds < IMMEDIATE
 
 
+def test_a_signal_that_a_handler_takes_over_stops_the_server_again(
+    workplace: Workplace, vhost: Vhost
+) -> None:
+    probe = Probe.install(workplace, vhost)
+    process = workplace.serve()
+    probe.publish([{"n": 1, "do": "deaf"}])
+    process.wait_for_line("a package took over signals")
+    assert process.stop() == 0
+
+
 def test_a_stop_under_load_runs_every_event_exactly_once(
     workplace: Workplace, vhost: Vhost
 ) -> None:

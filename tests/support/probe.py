@@ -21,7 +21,7 @@ APP = "solution-probe"
 
 # Appends with O_APPEND, so runs of several processes do not mix, and kill -9 loses no line.
 SOURCE = """
-import ctypes, json, logging, os, time
+import ctypes, json, logging, os, signal, time
 from limehub import Discard, Reject, Retry
 
 FOLDER = {folder!r}
@@ -72,6 +72,7 @@ def act(event, body, publisher):
         publisher.publish("t.other", dict(n=value))
     elif do == "segfault": ctypes.string_at(0)
     elif do == "exit": os._exit(value)
+    elif do == "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif do == "chdir": os.chdir(value)
     elif do == "sleep-exit":
         time.sleep(value)
