@@ -389,18 +389,17 @@ class _PikaConnection(BaseConnection):  # type: ignore[type-arg] # generic in th
             return _damaged_header(bytes(buffer), error)
 
     def _proto_connection_lost(self, error: BaseException | None) -> None:
-        """As pika's, but for the line that it logs first, at ERROR: limehub has words of its own.
+        """As pika's, but the closed stream stays while pika's log keeps us waiting: others ask it.
 
-        In the hub nothing may wait for a log handler's lock; what is raised then would leave the
-        connection half open for ever.
+        And without a line at ERROR: limehub has words of its own.
         """
         state: Any = self
-        state._transport = None
         if error is not None:
             error = pika.exceptions.StreamLostError(f"Stream connection lost: {error!r}")
         elif state._got_eof:
             error = pika.exceptions.StreamLostError("Transport indicated EOF")
         state._on_stream_terminated(error)
+        state._transport = None
 
     def drop_stream(self) -> None:
         """Close the socket without a word to the broker."""

@@ -253,14 +253,15 @@ class Stream(AbstractStreamTransport):
         except OSError as error:
             self._lose(error)
         except Exception as error:  # border of the hub: a decoder bug must not idle silently
-            self._lose(error)  # before the log, which raises if another thread holds its lock
+            self._lose(error)  # before the log, which raises if somebody holds its lock
             log.exception("connection aborted by an error in its own callbacks")
 
     def _lose(self, error: BaseException | None) -> None:
         if self._over:
             return
         self._over = True
-        self._loop.run_callback(self._protocol._proto_connection_lost, error)
+        # Not in the hub: pika logs a lot then, and there nobody may wait for a log handler's lock.
+        gevent.spawn(self._protocol._proto_connection_lost, error)
         self.outlet.close()
         for watcher in (self._reader, self._writer):
             watcher.stop()
