@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -166,8 +167,9 @@ def test_prefetch_holds_per_queue_and_a_handlers_own_comes_first(
 
 
 @pytest.fixture
-def reloading(tmp_path: Path, broker_url: str) -> ServeOptions:
+def reloading(tmp_path: Path, broker_url: str, caplog: pytest.LogCaptureFixture) -> ServeOptions:
     """Options of a server that reads its file again as `serve` does."""
+    caplog.set_level(logging.WARNING)  # at the end it is what it was, whatever the file says
     environ = {"LIMEHUB_EVENTS__CONNECTION_STRING": broker_url, "LIMEHUB_WEB__BIND": "none"}
 
     def read() -> Loaded:
