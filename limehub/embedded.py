@@ -119,15 +119,18 @@ class EmbeddedBroker:
     def _first_line(self, process: Any) -> bytes:
         """Return what the child says when it is ready; empty if it ends before."""
         line = gevent.spawn(process.stdout.readline)
-        for waited in itertools.count(1):
-            line.join(PATIENCE)
-            if line.ready():
-                break
-            log.warning(
-                "embedded broker is still reading its file",
-                extra={"file": self._file, "seconds": waited * PATIENCE},
-            )
-        return bytes(line.get())
+        try:
+            for waited in itertools.count(1):
+                line.join(PATIENCE)
+                if line.ready():
+                    break
+                log.warning(
+                    "embedded broker is still reading its file",
+                    extra={"file": self._file, "seconds": waited * PATIENCE},
+                )
+            return bytes(line.get())
+        finally:
+            line.kill()
 
     def _command(self, password: int) -> list[str]:
         listen = f"{self._listen.host}:{self._listen.port}"

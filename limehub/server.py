@@ -160,7 +160,7 @@ class Server:
         before: tuple[str, ...] | None = None
         while not self._ending.requested.wait(0.05 if before is None else 0.5):
             self._reclaim_log()
-            self._reclaim(signals)
+            self._reclaim_signals(signals)
             missing = tuple(self.missing())
             self.site.note(missing)
             self.systemd.note(missing, self._summary())
@@ -181,7 +181,7 @@ class Server:
         if self.options.reclaim_log(self._running.log.level):
             log.warning("a package changed the logging; it is as configured again")
 
-    def _reclaim(self, signals: Signals) -> None:
+    def _reclaim_signals(self, signals: Signals) -> None:
         if taken := signals.reclaim():
             extra = {"signals": taken}
             log.warning("a package took over signals; they are the server's again", extra=extra)

@@ -261,7 +261,8 @@ class Stream(AbstractStreamTransport):
             return
         self._over = True
         # Not in the hub: pika logs a lot then, and there nobody may wait for a log handler's lock.
-        gevent.spawn(self._protocol._proto_connection_lost, error)
+        # Raw, so that nobody who kills all greenlets keeps the loss from being told.
+        gevent.spawn_raw(self._protocol._proto_connection_lost, error)
         self.outlet.close()
         for watcher in (self._reader, self._writer):
             watcher.stop()

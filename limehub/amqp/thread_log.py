@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,8 @@ class ThreadLog:
         handlers = [one for one in self._handlers() if level >= one.level]
         for handler in handlers:
             if handler.lock is None:
-                handler.handle(record)
+                with contextlib.suppress(Exception):  # a broken handler must not end the thread
+                    handler.handle(record)
         locked = [one for one in handlers if one.lock is not None]
         if locked:
             self._loop.run_callback_threadsafe(gevent.spawn, _tell_all, locked, record)

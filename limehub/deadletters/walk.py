@@ -18,7 +18,7 @@ from limehub.amqp.channel import Channel
 from limehub.amqp.connection import BrokerConnection
 from limehub.amqp.delivery import Delivery
 from limehub.amqp.heads import Heads
-from limehub.errors import BrokerError, LimehubError, QueueBusy, QueueMissing
+from limehub.errors import LimehubError, QueueBusy, QueueMissing
 
 __all__ = ["DeskBusy", "Walk", "count", "is_busy", "lock_of", "walking"]
 
@@ -320,11 +320,11 @@ class Walk:
         while self._arrived.empty() and not asking.ready():
             gevent.sleep(0.005)
         asking.kill()
-        if isinstance(asking.value, BrokerError):
+        if isinstance(asking.value, Exception):
             raise asking.value
         return self._arrived.empty()
 
-    def _ask(self) -> BrokerError | None:
+    def _ask(self) -> Exception | None:
         """What the broker sent before its answers has arrived then.
 
         If that is much we read no more until it is taken: whoever takes must not wait for this.
@@ -332,7 +332,7 @@ class Walk:
         try:
             for channel in list(self._windows):
                 channel.sync()
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
             return error
         return None
 

@@ -12,7 +12,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limehub.config import EventHandler, Events, Loaded, Web, load
+from limehub.config import EventHandler, Events, Web, load
 from limehub.config.schema import FREE, key_types
 from limehub.config.template import TEMPLATE
 from limehub.errors import ConfigError
@@ -370,7 +370,7 @@ _no_texts = settings(max_examples=300)
 def test_any_text_is_a_configuration_or_a_list_of_problems(tmp_path, text):
     path = tmp_path / "limehub.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    loads_or_complains(path)
+    assert unclear(told_of(path), path) == []
 
 
 @_no_texts
@@ -378,7 +378,7 @@ def test_any_text_is_a_configuration_or_a_list_of_problems(tmp_path, text):
 def test_any_bytes_are_a_configuration_or_a_list_of_problems(tmp_path, raw):
     path = tmp_path / "limehub.toml"
     path.write_bytes(raw)
-    loads_or_complains(path)
+    assert unclear(told_of(path), path) == []
 
 
 _keys = st.one_of(
@@ -420,17 +420,25 @@ def _nested(flat):
 def test_any_nested_values_are_a_configuration_or_a_list_of_problems(tmp_path, tree):
     path = tmp_path / "limehub.toml"
     path.write_text(tomlkit.dumps(tree), encoding="utf-8", newline="")
-    loads_or_complains(path)
+    assert unclear(told_of(path), path) == []
 
 
-def loads_or_complains(path: Path) -> None:
+def told_of(path: Path) -> list[str]:
+    """What is wrong with the file; any other error than ConfigError is a bug."""
     try:
-        assert isinstance(load(path, {}), Loaded)
+        load(path, {})
     except ConfigError as error:
-        assert error.problems
-        for problem in error.problems:
-            assert problem.startswith(str(path))
-            assert "\n" not in problem and "\r" not in problem
+        return list(error.problems) or ["an error without a problem"]
+    return []
+
+
+def unclear(problems: list[str], path: Path) -> list[str]:
+    """Those that do not name the file, or take more than a line."""
+    return [
+        problem
+        for problem in problems
+        if not problem.startswith(str(path)) or "\n" in problem or "\r" in problem
+    ]
 
 
 # -- the example -------------------------------------------------------------------------------

@@ -381,7 +381,10 @@ def test_a_peer_that_is_gone_does_not_end_the_sentinel(keep: Keep) -> None:
     watched, peer = keep(heartbeat=0.3)
     peer.close()
     burn_until(lambda: watched.heard)
+    looks = len(watched.ticks)
     watched.settle()
+    assert len(watched.ticks) > looks
+    assert watched.heard[-1] is None, "it has seen the end of the stall"
 
 
 def test_the_thread_ends_with_stop(keep: Keep) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -103,10 +104,11 @@ def test_an_abstract_socket_is_understood() -> None:
 
 
 @pytest.mark.parametrize("where", ["", "relative/path", "/nowhere/at/all"])
-def test_without_systemd_nothing_happens(where: str) -> None:
+def test_without_systemd_nothing_happens(where: str, caplog: pytest.LogCaptureFixture) -> None:
     systemd = Systemd({"NOTIFY_SOCKET": where, "WATCHDOG_USEC": "x"}, lambda: True)
     systemd.start()
     systemd.note((), "consuming")
     with systemd.reloading():
         systemd.stopping()
     systemd.stop()
+    assert [each for each in caplog.records if each.levelno > logging.DEBUG] == []
