@@ -16,6 +16,7 @@ from gevent import monkey
 from tests.support.hub import Hub
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.alone  # a stall is what other processes cause, too
 Serve = Callable[..., Hub]
 KEY = "core.limeobject.deal.update.v1"
 HEALTH = '[web]\nhealth_bind = "127.0.0.1:0"\n'

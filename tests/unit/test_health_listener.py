@@ -70,6 +70,7 @@ while time.monotonic() < until:
 """
 
 
+@pytest.mark.alone
 def test_it_answers_within_a_third_of_a_second_while_the_hub_burns(
     address: tuple[str, int],
 ) -> None:

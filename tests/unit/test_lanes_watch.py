@@ -41,6 +41,7 @@ def test_without_a_timeout_the_call_is_the_handlers_own() -> None:
     assert in_greenlet(waits, None) is waits
 
 
+@pytest.mark.alone
 def test_a_handler_that_waits_is_warned_about_at_half_and_ended_at_the_whole(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -90,6 +90,7 @@ def test_several_requests_use_one_connection(address: tuple[str, int]) -> None:
     assert [part in answer for part in (b"GET /1 0", b"POST /2 3", b"GET /3 0")] == [True] * 3
 
 
+@pytest.mark.alone
 def test_a_body_is_not_held_back_until_the_client_has_acked_the_head(
     address: tuple[str, int],
 ) -> None:
