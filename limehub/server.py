@@ -51,6 +51,9 @@ HOOK_PATIENCE = 5.0
 PATIENCE = 15.0
 """Seconds beyond the grace time after which a hub that never turns again is left."""
 
+TOLD_AGAIN_AFTER = 60.0
+"""Seconds in which one reclaiming is told once: a package may take a thing in each of its runs."""
+
 
 @frozen(kw_only=True)
 class ServeOptions:
@@ -113,6 +116,7 @@ class Server:
         self.ledger = CrashLedger(runfile.state_folder(loaded.path))
         self._canary = Semaphore(1)
         self._plugins_told = False
+        self._reclaimed_at: dict[str, float] = {}
         self.tracing = tracing_of(self.config)
         self.lanes = Lanes(registry, self._handlers_publisher())
         self.groups = self._groups()
@@ -179,12 +183,18 @@ class Server:
 
     def _reclaim_log(self) -> None:
         if self.options.reclaim_log(self._running.log.level):
-            log.warning("a package changed the logging; it is as configured again")
+            self._tell_reclaimed("a package changed the logging; it is as configured again")
 
     def _reclaim_signals(self, signals: Signals) -> None:
         if taken := signals.reclaim():
-            extra = {"signals": taken}
-            log.warning("a package took over signals; they are the server's again", extra=extra)
+            text = "a package took over signals; they are the server's again"
+            self._tell_reclaimed(text, signals=taken)
+
+    def _tell_reclaimed(self, text: str, **extra: Any) -> None:
+        now = time.monotonic()
+        if now - self._reclaimed_at.get(text, -TOLD_AGAIN_AFTER) >= TOLD_AGAIN_AFTER:
+            self._reclaimed_at[text] = now
+            log.warning(text, extra=extra)
 
     def _tell_plugins(self) -> bool:
         """Call the server_started hooks. Returns False if meanwhile the end was asked for."""
