@@ -158,8 +158,9 @@ def test_connections_cut_under_a_move_lose_nothing_and_it_says_how_far_it_came(
     error, progress = scene.hurt(verb, scene.vhost.close_connections)
     assert isinstance(error, BrokerError)
     assert f"{progress.done} were" in str(error)
-    # Each is sent again when the publisher is back, which knows nothing of the first time.
-    assert_none_lost(scene.numbers(), doubles=2 * PIPELINE)
+    # Those on their way are sent again when the publisher is back, which knows nothing of the first
+    # time, and stay where they were: three of each. Until the loss is noticed, a few more leave.
+    assert_none_lost(scene.numbers(), doubles=6 * PIPELINE)
 
 
 @pytest.mark.parametrize("verb", VERBS)
