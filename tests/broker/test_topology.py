@@ -105,9 +105,9 @@ def test_a_queue_with_dead_letter_arguments_is_consumed_as_it_is_after_one_warni
     hub.publish("t.a", {"n": 1})
     wait_until(lambda: seen == [{"n": 1}])
     vhost.close_connections()
-    wait_until(lambda: hub.server.groups[0].reconnects == 1)
+    wait_until(lambda: hub.server.groups[0].reconnects)
     hub.publish("t.a", {"n": 2})
-    wait_until(lambda: len(seen) == 2)
+    wait_until(lambda: {"n": 2} in seen)  # the first one, too, if its ack was cut off
     assert warnings_of(caplog, QUEUE) == [
         {"argument": "x-dead-letter-exchange", "actual": "lime.dlx", "wanted": None}
     ]
@@ -151,8 +151,8 @@ def test_a_queue_that_may_lose_events_is_not_ready_and_no_other_suffers(
     hub.publish("t.a", {})
     wait_until(lambda: ran == ["sound"])
     assert vhost.queues()[QUEUE]["consumers"] == 0
-    named = [each["argument"] for each in warnings_of(caplog, QUEUE)]
-    assert sorted(named) == sorted(arguments)
+    named = {each["argument"] for each in warnings_of(caplog, QUEUE)}  # again at each new try
+    assert named == arguments.keys()
 
 
 @pytest.mark.parametrize("arguments", LOSING, ids=lambda arguments: "+".join(arguments))
