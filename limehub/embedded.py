@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,12 @@ class EmbeddedBroker:
         self._asked = config.events.connection_string
         self._process: Any = None
         self._watcher: Greenlet[..., None] | None = None
+        self._place: socket.socket | None = None
 
     def start(self) -> None:
         """Start it and wait until it is ready. Raises BrokerError with its last words."""
+        if not self._listen.port:
+            self._take_place()
         port = self._launch()
         self._listen = evolve(self._listen, port=port)  # the same after a restart: clients know it
         self._watcher = Greenlet(self._watch)
@@ -68,6 +72,8 @@ class EmbeddedBroker:
         process, self._process = self._process, None
         if process is not None:
             _end(process)
+        if self._place is not None:
+            self._place.close()
 
     @property
     def url(self) -> BrokerUrl:
@@ -86,6 +92,21 @@ class EmbeddedBroker:
             return loaded
         events = evolve(events, connection_string=self.url.with_password())
         return evolve(loaded, config=evolve(loaded.config, events=events), embedded=True)
+
+    def _take_place(self) -> None:
+        """Choose a free port and keep it: else it were anybody's while the broker starts again.
+
+        A socket that does not listen leaves the port to those who say SO_REUSEADDR, as the broker.
+        """
+        place = socket.socket(socket.AF_INET6 if ":" in self._listen.host else socket.AF_INET)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            place.bind((self._listen.host, 0))
+        except OSError:  # the broker itself says best what is wrong with the host
+            place.close()
+            return
+        self._place = place
+        self._listen = evolve(self._listen, port=place.getsockname()[1])
 
     # -- the child --------------------------------------------------------------------------------
 

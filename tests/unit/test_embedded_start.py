@@ -1,7 +1,11 @@
-"""A large file takes long to read: whoever starts the broker waits, and says so."""
+"""The start of the embedded broker: a large file takes long to read, and the port is kept."""
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from limehub import embedded
 from limehub.config import load
 from limehub.embedded import EmbeddedBroker
 from limehub.errors import BrokerError
+from tests.support.process import alive
 
 
 def broker_on(folder: Path) -> EmbeddedBroker:
@@ -32,3 +37,19 @@ def test_a_broker_that_ends_before_it_is_ready_is_not_waited_for(tmp_path: Path)
     (tmp_path / "broker.db").write_bytes(b"something else\n" * 1000)
     with pytest.raises(BrokerError, match=r"did not start: exit code 4"):
         broker_on(tmp_path).start()
+
+
+def test_while_the_broker_is_down_nobody_else_gets_its_port(tmp_path: Path) -> None:
+    broker = broker_on(tmp_path)
+    broker.start()
+    try:
+        port = broker.url.port
+        os.kill(broker._process.pid, signal.SIGKILL)
+        while alive(broker._process.pid):  # the hub does not turn, so none is started meanwhile
+            continue
+        with socket.socket() as stranger:
+            assert stranger.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+        with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+            stranger.bind(("127.0.0.1", port))
+    finally:
+        broker.stop()
