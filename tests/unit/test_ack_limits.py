@@ -22,6 +22,7 @@ from limehub.workers.ack_limits import (
 )
 from tests.support.deliveries import Wire, delivered
 
+LOGGER = "limehub.workers.ack_limits"
 TIMED_OUT = ChannelClosed(
     406,
     "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: "
@@ -98,14 +99,15 @@ class Watching:
         self.now = 0.0
         self.watch = AckWatch(lambda: self.now)
         self._caplog = caplog
-        caplog.set_level(logging.WARNING, "limehub.workers.ack_limits")
+        caplog.set_level(logging.WARNING, LOGGER)
 
     def look(self, now: float, *held: Held) -> list[tuple[str, int]]:
         """What is said at *now*: (message, per cent)."""
         self.now = now
         self._caplog.clear()
         self.watch.look(held)
-        return [(each.getMessage(), each.__dict__["percent"]) for each in self._caplog.records]
+        said = [each for each in self._caplog.records if each.name == LOGGER]
+        return [(each.getMessage(), each.__dict__["percent"]) for each in said]
 
 
 @pytest.fixture

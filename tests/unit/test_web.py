@@ -148,8 +148,8 @@ def test_a_failing_route_is_logged_with_its_name_and_shown_without_detail(
 ) -> None:
     answer = client.get("/plugins/x/broken")
     assert "hunter2" not in answer.text
-    (record,) = caplog.records
-    assert (record.getMessage(), record.__dict__["endpoint"]) == ("request failed", "broken")
+    (record,) = [each for each in caplog.records if each.getMessage() == "request failed"]
+    assert record.__dict__["endpoint"] == "broken"
     assert record.exc_info is not None
     assert "hunter2" in str(record.exc_info[1])
 
@@ -343,8 +343,8 @@ def test_pages_of_plugins_are_under_the_same_rules_and_a_failing_hook_is_named(
     site.install("bad-pages", "def register_routes(app, settings): raise RuntimeError('no')\n")
     client = client_of(ShownServer(registry=site.load()), tokens)
     site.forget()
-    failures = [r for r in caplog.records if r.levelno == logging.ERROR]
-    assert [record.__dict__["plugin"] for record in failures] == ["bad-pages"]
+    failures = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert [vars(each)["plugin"] for each in failures if "plugin" in vars(each)] == ["bad-pages"]
     assert client.get("/plugins/good-pages/hello").status_code == 401
     answer = client.get("/plugins/good-pages/hello", headers=bearer(READER))
     assert answer.text == "hello"
