@@ -58,8 +58,9 @@ class Proxy:
     """Listens on a free port of 127.0.0.1 and forwards to *target*; `with Proxy(...) as proxy`.
 
     Faults, changeable while connections are open: `latency` (seconds before each chunk), `slice`
-    (bytes a piece), `blackhole` (directions that swallow everything and hide the end of the
-    connection). Counts: `accepted` connections ever, `open` now, `passed` bytes by direction.
+    (bytes a piece), `held` (directions in which all waits), `blackhole` (directions that swallow
+    everything and hide the end of the connection). Counts: `accepted` connections ever, `open` now,
+    `passed` bytes by direction.
     """
 
     def __init__(self, target: str) -> None:
@@ -70,10 +71,12 @@ class Proxy:
         self._server: StreamServer | None = None
         self._links: set[Link] = set()
         self._cuts: list[Cut] = []
+        self._resets = 0
         self._place = hold_port()
         self.port = int(self._place.getsockname()[1])
         self.latency = 0.0
         self.slice: int | None = None
+        self.held: frozenset[Direction] = frozenset()
         self.blackhole: frozenset[Direction] = frozenset()
         self.accepted = 0
         self.cuts = 0
@@ -113,9 +116,14 @@ class Proxy:
             self._server = None
 
     def reset(self) -> None:
-        """End all open connections with RST."""
+        """End all open connections with RST, those that are being opened, too."""
+        self._resets += 1
         for link in list(self._links):
             self._drop(link)
+
+    def hold(self, *directions: Direction) -> None:
+        """Keep what comes in *directions* back, none: both, until `pass_all`."""
+        self.held = frozenset(directions or ("up", "down"))
 
     def swallow(self, *directions: Direction) -> None:
         """Become a black hole for *directions*, none: both."""
@@ -123,7 +131,7 @@ class Proxy:
 
     def pass_all(self) -> None:
         """End every fault. Bytes that were swallowed stay lost: reset such connections."""
-        self.latency, self.slice, self.blackhole = 0.0, None, frozenset()
+        self.latency, self.slice, self.held, self.blackhole = 0.0, None, frozenset(), frozenset()
         self._cuts.clear()
 
     def cut_on(
@@ -134,6 +142,7 @@ class Proxy:
 
     def _serve(self, client: socket.socket, _address: object) -> None:
         self.accepted += 1
+        resets = self._resets
         try:
             broker = socket.create_connection(self._target, timeout=5)
         except OSError:
@@ -141,6 +150,9 @@ class Proxy:
             return
         broker.settimeout(None)
         link = Link(client, broker)
+        if self._resets != resets:
+            link.reset()
+            return
         self._links.add(link)
         up = gevent.spawn(self._pump, link, "up")
         self._pump(link, "down")
@@ -155,7 +167,7 @@ class Proxy:
             while chunk := source.recv(CHUNK):
                 if direction not in self.blackhole and not self._pass(link, direction, chunk):
                     return
-            while direction in self.blackhole and link in self._links:
+            while direction in self.blackhole | self.held and link in self._links:
                 gevent.sleep(0.02)  # a black hole hides the FIN too
             sink.shutdown(socket.SHUT_WR)
         except OSError:
@@ -168,6 +180,8 @@ class Proxy:
         for piece in self._pieces(before):
             if self.latency:
                 gevent.sleep(self.latency)
+            while direction in self.held and link in self._links:
+                gevent.sleep(0.005)
             sink.sendall(piece)
             self.passed[direction] += len(piece)
         if cut:
