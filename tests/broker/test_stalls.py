@@ -47,7 +47,7 @@ def burn_until(seen: Callable[[], object]) -> None:
 
 
 def named(hub: Hub) -> bool:
-    """Whether a stall that lasts has its culprit; the whole status could be found at work itself."""
+    """Whether a stall that lasts has its culprit. To make the whole status takes others' code."""
     return hub.server.keeper.status()["current"] is not None
 
 
