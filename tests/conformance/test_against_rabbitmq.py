@@ -71,6 +71,7 @@ class Actor:
         self.connection = pika.BlockingConnection(pika.URLParameters(url))
         self.channel = self._new_channel()
         self.held: list[int] = []
+        self.queues: set[str] = set()
         self.forwarding: set[str] = set()
         self.serial = itertools.count()
         for kind in EXCHANGES:
@@ -92,10 +93,17 @@ class Actor:
             self._let_letters_arrive()
 
     def _let_letters_arrive(self) -> None:
-        """Ask every queue that hands dead letters on, once for each hop: it does so by itself."""
-        for _ in self.forwarding:
+        """Ask every queue that hands dead letters on, once for each hop: it does so by itself.
+
+        And once more, since in RabbitMQ a question overtakes what waits in the queue's mailbox.
+        """
+        for _ in range(len(self.forwarding) + 1):
             for queue in sorted(self.forwarding):
                 self._count(queue)
+
+    def ready(self) -> dict[str, int]:
+        """How many messages are ready in each queue."""
+        return {queue: self._count(queue)[0] for queue in sorted(self.queues)}
 
     def _do(self, operation: Operation) -> Any:
         verb, *rest = operation
@@ -121,6 +129,7 @@ class Actor:
             for key, value in arguments.items()
         }
         frame = self.channel.queue_declare(self.name(queue), exclusive=True, arguments=given)
+        self.queues.add(queue)
         if "x-dead-letter-exchange" in arguments:
             self.forwarding.add(queue)
         return self._counts(frame)
@@ -226,6 +235,7 @@ class Actor:
 
     def _delete(self, queue: str, if_unused: bool, if_empty: bool) -> int:
         frame = self.channel.queue_delete(self.name(queue), if_unused, if_empty)
+        self.queues.discard(queue)
         self.forwarding.discard(queue)
         return int(frame.method.message_count)
 
@@ -258,9 +268,16 @@ def test_both_brokers_do_the_same(urls: tuple[str, str], operations: list[Operat
         for operation in operations:
             ours, theirs = (actor.do(operation) for actor in actors)
             assert ours == theirs, operation
+            _wait_until_both_have_the_same(*actors)
         for queue in QUEUES:
             ours, theirs = (_drain(actor, queue) for actor in actors)
             assert ours == theirs, queue
+
+
+def _wait_until_both_have_the_same(embedded: Actor, rabbit: Actor) -> None:
+    """RabbitMQ's queues hear of an ack or a nack on their own time."""
+    ours = embedded.ready()
+    wait_until(lambda: rabbit.ready() == ours, message=f"{ours} ready in RabbitMQ too")
 
 
 def _drain(actor: Actor, queue: str) -> list[Any]:

@@ -58,8 +58,10 @@ async def main():
     for number in range(count):
         message = aio_pika.Message(str(number).encode(), delivery_mode=2)
         await exchange.publish(message, "a.b", mandatory=True)
+    back = asyncio.Event()
+    connection.reconnect_callbacks.add(lambda *_: back.set(), weak=False)
     tell(confirmed=count)
-    await asyncio.to_thread(sys.stdin.readline)
+    await back.wait()
     seen = []
     async with queue.iterator() as messages:
         async for message in messages:
@@ -79,7 +81,6 @@ def script_traffic(broker: EmbeddedBroker, command: list[str], **environ: str) -
     """What a client consumes that published, lost its broker, and got it back."""
     client = subprocess.Popen(
         dies_with_parent([*command, broker.url, str(COUNT)]),
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={"PATH": os.defpath, **environ},
@@ -87,7 +88,7 @@ def script_traffic(broker: EmbeddedBroker, command: list[str], **environ: str) -
     assert client.stdout is not None
     assert json.loads(client.stdout.readline()) == {"confirmed": COUNT}
     die_and_come_back(broker)
-    told, _ = client.communicate("back\n", timeout=90)
+    told, _ = client.communicate(timeout=90)
     assert client.returncode == 0
     return list(json.loads(told)["seen"])
 

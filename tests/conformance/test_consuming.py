@@ -151,6 +151,7 @@ def test_a_closed_connection_gives_its_deliveries_back_in_order(
     channel: BlockingChannel, connect: Connect, name: str
 ) -> None:
     queue(channel, name, exclusive=False, auto_delete=True)
+    channel.confirm_delivery()  # so that the other connection finds what is published
     publish(channel, name, *"abc")
     other = connect()
     for _ in range(2):

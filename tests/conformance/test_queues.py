@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pika
@@ -81,6 +82,7 @@ def test_messages_keep_their_order(channel: BlockingChannel) -> None:
 
 
 def test_messages_expire_by_queue_and_by_message(channel: BlockingChannel) -> None:
+    channel.confirm_delivery()  # so that what is published is in its queue
     by_queue = queue(channel, arguments={"x-message-ttl": 100})
     by_message = queue(channel)
     publish(channel, by_queue, "a")
@@ -92,6 +94,7 @@ def test_messages_expire_by_queue_and_by_message(channel: BlockingChannel) -> No
 
 
 def test_the_shorter_life_counts(channel: BlockingChannel) -> None:
+    channel.confirm_delivery()  # so that what is published is in its queue
     q = queue(channel, arguments={"x-message-ttl": 60_000})
     publish(channel, q, "short", expiration="50")
     wait_until(lambda: channel.queue_declare(q, passive=True).method.message_count == 0)
@@ -118,14 +121,21 @@ def test_an_unused_queue_expires(channel: BlockingChannel, connect: Connect, nam
 def test_a_consumer_keeps_a_queue_from_expiring(
     channel: BlockingChannel, connect: Connect, name: str
 ) -> None:
-    life = {"x-expires": 1500}  # ms: long enough to begin to consume, however slowly
-    queue(channel, name, exclusive=False, arguments=life)
-    tag = channel.basic_consume(name, lambda *_: None)
+    life = {"x-expires": 1500}  # ms
+
+    def consumes() -> bool:
+        """Whether the consumer came before the queue expired, on however busy a machine."""
+        other = connect().channel()
+        queue(other, name, exclusive=False, arguments=life)
+        with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):
+            other.basic_consume(name, lambda *_: None)
+        return other.is_open
+
+    wait_until(consumes)
     queue(channel, f"{name}-unused", exclusive=False, arguments=life)
     # Each look begins its life anew.
     wait_until(lambda: not exists(connect, f"{name}-unused"), message="expired", interval=2.0)
     assert exists(connect, name)
-    channel.basic_cancel(tag)
 
 
 def test_a_full_queue_drops_its_oldest(channel: BlockingChannel) -> None:
