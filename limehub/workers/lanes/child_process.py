@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import gevent
@@ -36,8 +37,10 @@ log = logging.getLogger(__name__)
 
 NO_RUN = 0
 
-STACK_PATIENCE = 0.05
-"""Seconds that a child has to write down its stack: the kernel lets it do that at once."""
+STACK_PATIENCE = 1.0
+"""Seconds that a child has to write down its stack: it does so as soon as it is given a core."""
+
+STACK_PAUSE = 0.02
 
 STATUS_PATIENCE = 1.0
 DRAIN_PATIENCE = 0.2
@@ -126,7 +129,7 @@ class ChildProcess:
             _rewind(self._stacks)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGUSR1)
-            gevent.sleep(STACK_PATIENCE)
+            self._wait_for_stack()
         return f"in child process {self.pid}\n{self._written_stack()}"
 
     def kill(self) -> None:
@@ -238,6 +241,14 @@ class ChildProcess:
         stack = self._written_stack()
         where = f"; it was at\n{stack}" if stack and not self._killed_by_us else ""
         return f"child process {self.pid} {_in_words(self._status)} in the middle of a run{where}"
+
+    def _wait_for_stack(self) -> None:
+        """Wait until something is written down, and no more follows."""
+        deadline = time.monotonic() + STACK_PATIENCE
+        before, now = "", ""
+        while not (now and now == before) and time.monotonic() < deadline:
+            gevent.sleep(STACK_PAUSE)
+            before, now = now, self._written_stack()
 
     def _written_stack(self) -> str:
         if self.ended.is_set():
