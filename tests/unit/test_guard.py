@@ -302,7 +302,10 @@ def test_a_guard_that_is_stopped_is_replaced(post: MakePost) -> None:
     here.settle()
 
 
-def test_a_connection_is_dropped_before_it_is_replaced(post: MakePost) -> None:
+def test_a_connection_is_dropped_before_it_is_replaced(
+    post: MakePost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limehub.amqp.guard.DROP_SECONDS", 30.0)
     here = post()
     number, _, ours, _ = here.line()
     here.settle()
@@ -318,7 +321,10 @@ def shared_files(pid: int | None) -> int:
     return sum("socket:" in each or "limehub-connection" in each for each in links)
 
 
-def test_connections_that_come_and_go_leave_nothing_behind(post: MakePost) -> None:
+def test_connections_that_come_and_go_leave_nothing_behind(
+    post: MakePost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limehub.amqp.guard.DROP_SECONDS", 30.0)  # else a slow one is replaced
     here = post()
     here.settle()
 
@@ -333,12 +339,13 @@ def test_connections_that_come_and_go_leave_nothing_behind(post: MakePost) -> No
     cycle()
     gc.collect()
     me = psutil.Process()
-    before = me.num_fds(), me.num_threads(), shared_files(here.guard.pid), here.guard.pid
+    files, threads, pid = me.num_fds(), me.num_threads(), here.guard.pid
     for _ in range(200):
         cycle()
     gc.collect()
-    after = me.num_fds(), me.num_threads(), shared_files(here.guard.pid), here.guard.pid
-    assert after == before
+    assert me.num_fds() <= files
+    assert me.num_threads() <= threads
+    assert (here.guard.pid, shared_files(pid)) == (pid, 1)
 
 
 def test_a_guard_that_does_not_let_go_is_replaced_before_the_next_connection(

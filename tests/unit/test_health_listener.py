@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import errno
 import json
 import select
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -167,7 +169,7 @@ def test_idle_connections_are_closed_after_two_seconds_and_shut_nobody_out(
             sock.close()
         return time.monotonic() - began
 
-    assert 1.5 < quickest(seconds, 4.0) < 4.0
+    assert 1.5 < quickest(seconds, 4.0, tries=8) < 4.0
 
 
 def test_clients_that_hang_up_hurt_nobody(address: tuple[str, int]) -> None:
@@ -198,9 +200,13 @@ def test_stopping_ends_the_thread_and_leaves_no_descriptor(state: HealthState) -
             assert client.recv(4)  # so it was accepted, and it stays
             listener.stop()
         listener.stop()
-        with contextlib.closing(_socket.socket()) as late, pytest.raises(ConnectionRefusedError):
-            late.connect(address)
+        wait_until(partial(refuses, address))
     wait_until(lambda: descriptors() <= before[0] and threads() <= before[1])
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    with contextlib.closing(_socket.socket()) as late:
+        return late.connect_ex(address) == errno.ECONNREFUSED
 
 
 def test_the_process_ends_although_nobody_stopped_the_listener() -> None:
