@@ -23,7 +23,7 @@ import gevent  # noqa: E402
 
 EVERY = 2.0  # seconds between two pages of one browser
 STREAMS = 20
-TIMEOUT = 30.0
+TIMEOUT = 120.0
 PATIENCE = 20.0
 
 

@@ -23,15 +23,11 @@ NOBODY = "amqp://guest@127.0.0.1:1//"
 CONSOLE_SCRIPT = """#!{python}
 import json, os, signal, sys
 url = os.environ.get("LIMEHUB_EVENTS__CONNECTION_STRING")
-def end(number, frame):
-    print(json.dumps({{"event": "ended", "signal": number}}), flush=True)
-    sys.exit(0)
-signal.signal(signal.SIGINT, end)
-signal.signal(signal.SIGTERM, end)
+stops = {{signal.SIGINT, signal.SIGTERM}}
+signal.pthread_sigmask(signal.SIG_BLOCK, stops)
 print(json.dumps({{"event": "ready", "argv": sys.argv[1:], "url": url, "pid": os.getpid()}}),
       flush=True)
-while True:
-    signal.pause()
+print(json.dumps({{"event": "ended", "signal": signal.sigwait(stops)}}), flush=True)
 """
 
 

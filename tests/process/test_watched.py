@@ -63,17 +63,18 @@ def seen(browsers: Path) -> dict[str, Any]:
     return nothing | json.loads(browsers.read_text()) if browsers.exists() else nothing
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(700)
 def test_fifty_browsers_get_their_pages_and_the_handlers_go_on(
     server: LimehubProcess, browsers: Path, vhost: Vhost
 ) -> None:
     publish(vhost, 500, bad=True)
-    wait_until(lambda: outcomes(server).get("dead-letter") == 500, 60, "500 dead letters")
+    wait_until(lambda: outcomes(server).get("dead-letter") == 500, 120, "500 dead letters")
     before = seen(browsers)["answers"].get("200", 0)
     publish(vhost, 3000, bad=False)
-    wait_until(lambda: outcomes(server).get("ack") == 3000, 90, "3000 events")
-    wait_until(lambda: seen(browsers)["answers"].get("200", 0) > before + 200, 60, "200 pages")
-    wait_until(lambda: seen(browsers)["messages"] > 20, 60, "numbers that move")
-    wait_until(lambda: seen(browsers)["answers"]["live 200"] == 20, 60, "20 live pages")
+    wait_until(lambda: outcomes(server).get("ack") == 3000, 120, "3000 events")
+    wait_until(lambda: seen(browsers)["answers"].get("200", 0) > before + 200, 120, "200 pages")
+    wait_until(lambda: seen(browsers)["messages"] > 20, 120, "numbers that move")
+    # After some minutes each of them has to come again.
+    wait_until(lambda: seen(browsers)["answers"]["live 200"] >= 20, 120, "20 live pages")
     # Somebody may wait for another's look in vain; nothing else goes wrong.
     assert set(seen(browsers)["answers"]) - {"200", "live 200", "409"} == set()
