@@ -70,7 +70,7 @@ class Benching:
                 latencies = counting.latencies
                 with progress.of("single events", SINGLE_EVENTS, lambda: len(latencies)):
                     traffic.trickle(SINGLE_EVENTS)
-                    _wait_for(lambda: len(latencies) == SINGLE_EVENTS, lambda: len(latencies))
+                    _wait_for(lambda: len(latencies) >= SINGLE_EVENTS, lambda: len(latencies))
         return Result(
             broker=str(self.place),
             prefetch=self.prefetch,

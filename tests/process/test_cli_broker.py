@@ -15,22 +15,21 @@ KEY = "core.limeobject.deal.new.v1"
 
 PLUGIN = """
 def deal(event):
-    print("handled", event.id, event.body, dict(event.headers), event.application, flush=True)
+    print(f"handled {event.id} {event.body} {dict(event.headers)} {event.application}", flush=True)
 
 def register_event_handlers(worker, config):
     worker.register_event_handler(deal, "core.limeobject.deal.*.v1")
 """
 
 
-def levels(place: Workplace, *args: str, code: int = 0) -> dict[str, set[str]]:
-    """Run `check`; subject -> levels of what it found on the broker."""
+def checked(place: Workplace, *args: str) -> tuple[int, dict[str, set[str]]]:
+    """Run `check`; its exit code, and subject -> levels of what it found on the broker."""
     done = place.run("check", "--json", *args)
-    assert done.returncode == code, done.stdout + done.stderr
     found: dict[str, set[str]] = {}
     for one in json.loads(done.stdout):
         if one["kind"] == "topology":
             found.setdefault(one["subject"], set()).add(one["level"])
-    return found
+    return done.returncode, found
 
 
 def management_url(vhost: Vhost) -> str:
@@ -39,11 +38,12 @@ def management_url(vhost: Vhost) -> str:
 
 def test_publish_and_check_create_nothing_on_the_broker(workplace: Workplace, vhost: Vhost) -> None:
     workplace.install("solution-x", PLUGIN)
-    assert levels(workplace) == {
+    missing = {
         "exchange lime.default": {"info"},
         f"queue {QUEUE}": {"info"},
         f"queue {DLQ}": {"info"},
     }
+    assert checked(workplace) == (0, missing)
     done = workplace.run("publish", KEY)
     assert done.returncode == 1
     assert "there is no exchange lime.default" in done.stderr
@@ -90,12 +90,13 @@ def test_check_after_a_start_finds_everything_as_wanted(workplace: Workplace, vh
     workplace.install("solution-x", PLUGIN)
     workplace.environ["LIMEHUB_EVENTS__MANAGEMENT_URL"] = management_url(vhost)
     workplace.serve()
-    wait_until(lambda: vhost.bindings(), message="the binding")
-    assert levels(workplace, "--strict") == {
+    as_wanted = {
         "exchange lime.default": {"ok"},
         f"queue {QUEUE}": {"ok"},
         f"queue {DLQ}": {"ok"},
     }
+    # A busy management API may once not answer in time, which is a warning.
+    wait_until(lambda: checked(workplace, "--strict") == (0, as_wanted), 60, "all as wanted")
 
 
 def test_check_tells_differences_without_touching_the_queues(
@@ -111,13 +112,15 @@ def test_check_tells_differences_without_touching_the_queues(
     connection.close()
     wait_until(lambda: vhost.depth(QUEUE) == 1)
     before = vhost.queues()
-    assert levels(workplace, code=5) == {
+    differing = {
         "exchange lime.default": {"warning"},
         f"queue {QUEUE}": {"error"},
         f"queue {DLQ}": {"warning"},
     }
+    assert checked(workplace) == (5, differing)
     workplace.environ["LIMEHUB_EVENTS__ACCEPT_FOREIGN_QUEUES"] = "true"
-    assert levels(workplace, "--strict", code=1)[f"queue {QUEUE}"] == {"warning"}
+    code, accepted = checked(workplace, "--strict")
+    assert (code, accepted[f"queue {QUEUE}"]) == (1, {"warning"})
     assert vhost.queues() == before
 
 
@@ -145,7 +148,7 @@ def test_check_sees_left_overs_and_policies_through_the_management_api(
         said = workplace.run("check").stdout
         return [text for text in wanted if text not in said]
 
-    # The management API's numbers are up to 5 s old.
+    # What the management API tells is up to 5 s old.
     wait_until(lambda: not unsaid(), 60, "all of it said")
 
 
@@ -154,11 +157,15 @@ def test_check_with_a_management_api_that_refuses_us_says_what_it_could_not_see(
 ) -> None:
     url = management_url(vhost).replace("guest:guest", "guest:wrong")
     workplace.environ["LIMEHUB_EVENTS__MANAGEMENT_URL"] = url
-    done = workplace.run("check")
-    assert done.returncode == 0
-    assert "cannot be seen: " in done.stdout
-    assert "401" in done.stdout
-    assert "wrong" not in done.stdout
+
+    def refused() -> bool:
+        done = workplace.run("check")
+        assert done.returncode == 0
+        assert "cannot be seen: " in done.stdout
+        assert "wrong" not in done.stdout
+        return "401" in done.stdout
+
+    wait_until(refused, 60, "more than that it does not answer in time")
 
 
 def test_wrong_credentials_are_the_brokers_refusal_and_never_shown(

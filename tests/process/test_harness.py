@@ -68,7 +68,9 @@ def test_children_die_with_a_killed_test_run(bare_workplace: Workplace, tmp_path
     nested = (
         "import subprocess, time\n"
         "from scripts.rabbitmq_node import dies_with_parent\n"
-        "child = subprocess.Popen(dies_with_parent(['sleep', '300']))\n"
+        "command = dies_with_parent(['sh', '-c', 'echo; exec sleep 300'])\n"
+        "child = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"  # only now it is sure to have asked for the signal
         'print(\'{"event": "ready", "child": %d}\' % child.pid, flush=True)\n'
         "time.sleep(300)\n"
     )
