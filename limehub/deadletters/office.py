@@ -13,6 +13,7 @@ from limehub.deadletters.audit import Audit
 from limehub.deadletters.operations import Operations
 from limehub.deadletters.others import OtherApps
 from limehub.deadletters.service import DeadLetterDesk
+from limehub.deadletters.walk import LOCK_PATIENCE
 
 __all__ = ["Office", "open_desk"]
 
@@ -27,6 +28,7 @@ def open_desk(
         apps=apps,
         application_of=config.application_of,
         others=OtherApps(config.events.management_url, settings.url),
+        patience=LOCK_PATIENCE,
         queue_type=config.event_handler.queue_type,
     )
 

@@ -38,7 +38,7 @@ MOST_WINDOWS = 1000
 
 IDLE = 0.2
 SILENCE_LIMIT = 5.0
-SETTLE_LIMIT = 2.0
+SETTLE_LIMIT = 5.0
 RESOURCE_LOCKED = 405
 
 
@@ -346,8 +346,9 @@ class Walk:
     def _fill(self, window: _Window) -> None:
         """Wait until *window* is full or the queue is dry."""
         deadline = time.monotonic() + SETTLE_LIMIT
-        while not window.is_full and time.monotonic() < deadline:
-            if self._ready() == 0:
+        while not window.is_full:
+            is_late = time.monotonic() > deadline  # before the look: perhaps we stood still
+            if self._ready() == 0 or is_late:
                 window.channel.sync()
                 return
             gevent.sleep(0.005)
@@ -355,11 +356,12 @@ class Walk:
     def _await_ready(self, expected: int) -> int:
         """Wait until *expected* are ready: a quorum queue takes them back in its own time."""
         deadline = time.monotonic() + SETTLE_LIMIT
-        ready = self._ready()
-        while ready < expected and not self._is_gone and time.monotonic() < deadline:
-            gevent.sleep(0.005)
+        while True:
+            is_late = time.monotonic() > deadline
             ready = self._ready()
-        return ready
+            if ready >= expected or self._is_gone or is_late:
+                return ready
+            gevent.sleep(0.005)
 
     def _ready(self) -> int:
         self._is_asking = True  # the answer stands behind all that is on its way

@@ -390,11 +390,15 @@ def test_an_export_that_is_stopped_says_so_and_leaves_all_in_order(
             return bool(chunk)
         return False
 
+    def took_the_last() -> bool:
+        has_ended = process.child.poll() is not None  # before the look: it may write and end
+        return not take() and has_ended
+
     workplace = Workplace(folder=folder, python=Path(sys.executable))
     process = workplace.start(["-m", "limehub", "dlq", "export", APP, "-o", "out.jsonl"])
     wait_until(take, 60, "the first letters")  # the pipe has no room for all of them
     process.send(signal.SIGINT)
-    wait_until(lambda: not take() and process.child.poll() is not None, 60, "the end")
+    wait_until(took_the_last, 60, "the end")
     os.close(pipe)
     assert process.wait() == 1
     assert "stopped:" in process.text

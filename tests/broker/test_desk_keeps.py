@@ -268,7 +268,8 @@ def test_progress_counts_and_a_stop_ends_between_two_letters(place: Place) -> No
 
     moved = place.desk_with(application_of=stopping).requeue(APP, progress=progress)
     assert (progress.total, moved.requeued + moved.remaining) == (400, 400)
-    assert moved.requeued == progress.done == place.ready(QUEUE) == 101
+    # Whoever asks first stops it: who sends the hundredth, or who reads the next one.
+    assert moved.requeued == progress.done == place.ready(QUEUE) in (100, 101)
 
 
 def test_the_progress_of_a_trial_counts_to_its_end(place: Place) -> None:

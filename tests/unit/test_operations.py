@@ -133,7 +133,8 @@ def test_the_audit_notes_success_and_failure_one_line_each(
         "failed: gone",
         "o-1",
     )
-    assert [record.__dict__["actor"] for record in caplog.records] == ["anna", "anna"]
+    logged = [each for each in caplog.records if each.name == "limehub.audit"]
+    assert [each.__dict__["actor"] for each in logged] == ["anna", "anna"]
 
 
 def test_an_audit_file_that_cannot_be_written_is_logged_and_stops_nobody(
