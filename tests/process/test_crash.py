@@ -102,6 +102,7 @@ def test_an_exception_that_comes_again_is_given_up_at_the_limit(
         ends(process, HANDLER_CRASH)
         probe.publish([{"n": round_}])
         process = serve_again(workplace)
+        process.wait_for_line("event was in flight in a crash")
         probe.wait_started(1, times=round_)
         assert delays(process) == [2 ** (round_ - 2)]
     ends(process, HANDLER_CRASH)
