@@ -64,7 +64,7 @@ def test_settings_change_on_a_backlog_and_nothing_is_deleted_lost_or_refused(
     with run(f"{CATCH}dlq_ttl = 0\n"):
         arguments = {name: row["arguments"] for name, row in vhost.queues().items()}
         backlog(range(5))
-        wait_until(lambda: vhost.depth(DLQ) == 5)
+        wait_until(lambda: vhost.depth(QUEUE) == 0 and vhost.depth(DLQ) == 5)
     backlog(range(5, 25))
     fails[0] = False
     with run("[event_handler]\ndlq_ttl = 7200\nprefetch_count = 4\n"):
@@ -73,7 +73,7 @@ def test_settings_change_on_a_backlog_and_nothing_is_deleted_lost_or_refused(
     backlog(range(25, 30))
     fails[0] = True
     with run(f"{CATCH}dlq_ttl = 3600\n"):
-        wait_until(lambda: vhost.depth(DLQ) == 10)
+        wait_until(lambda: vhost.depth(QUEUE) == 0 and vhost.depth(DLQ) == 10)
     assert arguments == {name: row["arguments"] for name, row in vhost.queues().items()}
     assert letters(amqp) == [(n, None) for n in range(5)] + [(n, "3600000") for n in range(25, 30)]
     log = vhost.node.log.read_text(errors="replace")

@@ -47,6 +47,12 @@ def metrics(client: FlaskClient) -> dict[tuple[str, tuple[str, ...]], float]:
     }
 
 
+def with_depths(client: FlaskClient) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Scrape until it tells how deep the queues are: a scrape waits for the broker 2 s only."""
+    known = "limehub_queue_ready_messages", ("default", HANDLER, QUEUE)
+    return wait_until(lambda: found if known in (found := metrics(client)) else {})
+
+
 def picky(body: Any) -> None:
     if body["bad"]:
         raise Reject("bad")
@@ -60,7 +66,7 @@ def test_a_scrape_tells_what_became_of_each_tenants_events(
         hub.publish("t.x", {"bad": bad}, application=application)
     stats = hub.server._plans["default"][0].handler.stats
     wait_until(lambda: hub.server.mover.moved and sum(stats.outcomes.values()) == 3)
-    found = metrics(page_of(hub))
+    found = with_depths(page_of(hub))
     name = "limehub_deliveries_total"
     assert found[name, ("acme", HANDLER, "ack")] == 1
     assert found[name, ("acme", HANDLER, "dead-letter")] == 1
@@ -78,6 +84,6 @@ def test_a_queue_that_is_gone_hides_no_other(
 ) -> None:
     hub = serve({APP: handles(picky)}, TENANTS)
     amqp.queue_delete(DLQ)
-    found = metrics(page_of(hub))
+    found = with_depths(page_of(hub))
     assert ("limehub_dead_letters", (APP,)) not in found
     assert found["limehub_queue_ready_messages", ("default", HANDLER, QUEUE)] == 0

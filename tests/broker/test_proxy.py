@@ -63,6 +63,17 @@ def test_a_black_hole_keeps_the_connection_open_and_silent(proxy: Proxy, vhost: 
         publishing.get()
 
 
+def test_what_is_held_arrives_when_it_is_let_go(proxy: Proxy, vhost: Vhost) -> None:
+    channel = connect(proxy).channel()
+    proxy.hold("down")
+    declaring = gevent.spawn(channel.queue_declare, "q")
+    wait_until(lambda: "q" in vhost.queues(), message="what goes up to pass")
+    assert not declaring.ready()
+    proxy.pass_all()
+    assert declaring.get().method.queue == "q"
+    channel.connection.close()
+
+
 def test_latency_is_added_to_each_direction(proxy: Proxy) -> None:
     connection = connect(proxy)
     channel = connection.channel()

@@ -34,6 +34,9 @@ Serve = Callable[..., Hub]
 MANY_KEYS = [f"many.{number}" for number in range(1200)]
 """Binding them takes several answers of the broker."""
 
+BYTES_BEFORE_BINDINGS = 5_000
+"""More than a server sends until it binds; those bindings are ten times as many."""
+
 THREE_GROUPS = """
     [event_handler]
     prefetch_count = 20
@@ -69,7 +72,7 @@ def test_a_connection_closed_by_an_operator_comes_back_at_once(serve: Serve, vho
 
     def loss() -> float:
         lost = [count + 1 for count in reconnects(hub)]
-        assert vhost.close_connections() == 3
+        vhost.close_connections()
         wait_until(lambda: reconnects(hub) == lost)
         return ready_again(hub)
 
@@ -167,14 +170,15 @@ def test_a_queue_deleted_while_others_are_being_bound_gets_its_bindings_back(
     serve: Serve, proxy: Proxy, vhost: Vhost
 ) -> None:
     quick, slow = handles(print, "a.b", "quick"), handles(print, MANY_KEYS, "slow")
-    proxy.latency = 0.2
     hub = serve({APP: together(quick, slow)}, url=proxy.url, ready=False)
+    wait_until(lambda: proxy.passed["up"] > BYTES_BEFORE_BINDINGS, interval=0.001)
+    proxy.hold("down")  # without an answer it does not send the last of them
     binding = ("lime.default", "a.b", queue_of("quick"))
-    wait_until(lambda: binding in vhost.bindings(), interval=0.001)
+    wait_until(lambda: binding in vhost.bindings())
     vhost.delete_queue(queue_of("quick"))
     unbound = consumer_of(hub, queue_of("slow"))["problem"]
     assert unbound == "bindings not checked yet", "the queue was deleted too late"
-    proxy.latency = 0.0
+    proxy.pass_all()
     wait_until(lambda: consumer_of(hub, queue_of("quick"))["rebuilds"] == 1)
     ready_again(hub)
     assert binding in vhost.bindings()
@@ -301,15 +305,18 @@ def test_a_peer_that_fell_silent_is_noticed_by_its_missing_heartbeats(
 ) -> None:
     seen: list[Any] = []
     hub = serve({APP: handles(seen.append)}, "[events]\nconsumer_heartbeat = 1\n", url=proxy.url)
-    assert hub.server.groups[0].status()["heartbeat"] == 1
+    wait_until(lambda: hub.server.groups[0].status()["heartbeat"] == 1)
     # The broker still hears us, so that nobody but us can notice.
     proxy.swallow("down")
 
     def losses() -> list[str]:
-        return [vars(r)["cause"] for r in caplog.records if "connection lost" in r.getMessage()]
+        told = [r for r in caplog.records if r.name == "limehub.workers.group"]
+        return [vars(r)["cause"] for r in told if "connection lost" in r.getMessage()]
 
-    wait_until(losses, message="the silence to be noticed")
-    assert "missed heartbeats" in losses()[0]
+    wait_until(
+        lambda: any("missed heartbeats" in each for each in losses()),
+        message="the silence to be noticed",
+    )
     proxy.pass_all()
     proxy.reset()
     ready_again(hub)
