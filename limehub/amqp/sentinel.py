@@ -99,6 +99,7 @@ class _Watch:
     looked_at: float = field(factory=time.monotonic)
     turned_at: float = field(factory=time.monotonic)
     iteration: int = -1
+    turned: bool = False
     computed: float = field(factory=time.process_time)
     held_for: float = 0.0
 
@@ -112,13 +113,13 @@ class _Watch:
         held = passed >= NAMED_AFTER and self.computed - computed > enough
         self.held_for = passed if held else 0.0
         iteration = self.loop.iteration
-        turned = iteration != self.iteration
+        self.turned = iteration != self.iteration
         self.iteration = iteration
         frame = _current_frames().get(self.ident)
         if frame is None or frame.f_code is _IDLE:
             self.turned_at = now
             return None
-        if turned:
+        if self.turned:
             # If this thread could not look for so long, somebody held the lock since then.
             self.turned_at = now if passed < NAMED_AFTER else before
         return frame
@@ -213,7 +214,7 @@ class Sentinel:
         frame = watch.look(now)
         self._on_tick(now, watch.turned_at)
         seconds = now - watch.turned_at
-        if not seconds:
+        if watch.turned or not seconds:  # what stalls now need not be what did before
             self._turns()
         if frame is not None:
             self._keep_all(now, seconds)

@@ -310,6 +310,18 @@ def test_whoever_held_the_interpreter_lets_it_look_before_the_hub_turns(keep: Ke
     assert current.seconds >= 0.85
 
 
+def test_a_stall_that_follows_before_it_looks_again_is_another_one(keep: Keep) -> None:
+    watched, _ = keep(heartbeat=60.0)
+    for _ in range(2):
+        hold(0.9)
+        watched.sentinel.let_look()
+        gevent.sleep(0.001)  # the hub turns, and the next begins
+    watched.settle()
+    one, two = watched.sentinel.book.status()["last"]
+    assert one["seconds"] >= 0.85 <= two["seconds"]
+    assert watched.heard.count(None) == 2
+
+
 def test_nobody_waits_for_a_sentinel_that_could_look(keep: Keep) -> None:
     watched, _ = keep(heartbeat=60.0)
     burn(0.6)
@@ -360,6 +372,8 @@ def test_a_stall_within_a_log_handler_is_logged_where_nobody_waits_and_stops_no_
 ) -> None:
     _, peer = keep(heartbeat=0.6)
     caplog.handler.acquire()
+    caplog.clear()
+    at_once.records.clear()
     try:
         burn_until(lambda: at_once.records)
         received(peer)
