@@ -18,8 +18,9 @@ __all__ = ["Children"]
 
 _native_lock = monkey.get_original("_thread", "allocate_lock")
 
-KEPT = 5.0
-"""Seconds that the status of a child is kept: a quick one ends before anybody can ask for it."""
+KEPT = 60.0
+"""Seconds that the status of a child is kept: a quick one ends before anybody can ask for it, and
+who asks later than that waits for ever. By then its number could be another's."""
 
 ANY = 0
 
