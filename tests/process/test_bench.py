@@ -58,7 +58,7 @@ def test_it_says_what_it_makes_and_prints_a_table_without_secrets(workplace: Wor
     assert re.search(r"^MEASURE +EVENTS +PER SECOND", done.stdout, re.MULTILINE)
     assert re.search(r"^publish, confirmed +500 +[\d,]+ ", done.stdout, re.MULTILINE)
     assert re.search(r"^handle and ack +500 +[\d,]+ ", done.stdout, re.MULTILINE)
-    names = re.findall(r"^  (exchange|queue) +(\S+)$", done.stderr, re.MULTILINE)
+    names = re.findall(r"^limehub:   (exchange|queue) +(\S+)$", done.stderr, re.MULTILINE)
     assert [kind for kind, _ in names] == ["exchange", "queue", "queue", "queue"]
     assert all("limehub-bench-" in name for _, name in names)
     assert "guest:guest" not in done.stdout + done.stderr
