@@ -147,6 +147,8 @@ class Session:
 
     def _bind(self, consumers: Collection[QueueConsumer]) -> None:
         """Bind all in one go; if that fails, each by itself, so that one spoils no other."""
+        if not self.connection.is_open:
+            return  # what is due now is the next session's
         for consumer in consumers:
             consumer.bindings_begun()
         try:
@@ -165,6 +167,8 @@ class Session:
             self._judge([error], "cannot take bindings away")
 
     def _bind_one(self, consumer: QueueConsumer) -> None:
+        if not self.connection.is_open:
+            return
         consumer.bindings_begun()
         try:
             bind_all(self.connection, consumer.plan.bindings)

@@ -287,6 +287,21 @@ def test_a_binding_that_somebody_took_away_is_made_again(
     wait_until(lambda: vhost.bindings() == before)
 
 
+def test_bindings_that_a_second_loss_kept_from_being_checked_are_checked_after_it(
+    serve: Serve, proxy: Proxy, vhost: Vhost, amqp: BlockingChannel
+) -> None:
+    hub = serve({APP: handles(print)}, url=proxy.url)
+    before = vhost.bindings()
+    proxy.reset()
+    wait_until(lambda: reconnects(hub) == [1] and not hub.server.missing(), interval=0.001)
+    proxy.hold("down")  # so the check does not end
+    ((exchange, key, queue),) = before
+    amqp.queue_unbind(queue, exchange, key)
+    proxy.pass_all()
+    proxy.reset()
+    wait_until(lambda: vhost.bindings() == before)
+
+
 def test_a_deleted_dead_letter_queue_is_made_again_for_the_next_failure(
     serve: Serve, vhost: Vhost
 ) -> None:
