@@ -27,6 +27,10 @@ prefetch_count = 10
 [event_handler.workers.default]
 concurrency = 3
 """
+UNGUARDED = """
+[event_handler]
+guard = "none"  # it would kill a server that is asked twice while the machine stands still
+"""
 TAKES = """
 import logging, signal
 
@@ -150,7 +154,8 @@ def test_a_handler_that_outlasts_the_grace_is_killed_and_its_event_goes_back(
 def test_the_second_signal_ends_the_process_at_once(
     workplace: Workplace, vhost: Vhost, first: signal.Signals, second: signal.Signals
 ) -> None:
-    probe = Probe.install(workplace, vhost, PARALLEL)
+    toml = PARALLEL.replace("[event_handler]", UNGUARDED)
+    probe = Probe.install(workplace, vhost, toml)
     process = workplace.serve()
     probe.publish(hold(*range(4)))
     wait_until(lambda: len(probe.started) == 3)
@@ -259,7 +264,7 @@ def test_a_busy_hub_ends_after_the_handler_and_its_ack_arrives(
 
 
 def test_a_second_signal_ends_a_busy_hub_at_once(workplace: Workplace, vhost: Vhost) -> None:
-    probe = Probe.install(workplace, vhost)
+    probe = Probe.install(workplace, vhost, UNGUARDED)
     process = workplace.serve()
     probe.publish([{"n": 1, "do": "burn", "value": 60}])
     probe.wait_started(1)
