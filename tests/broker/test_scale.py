@@ -32,6 +32,7 @@ def far(killable_vhost: Vhost) -> Iterator[str]:
         yield proxy.url
 
 
+@pytest.mark.timeout(600)  # 6,000 bindings take a busy broker a minute
 def test_two_hundred_applications_wait_for_few_answers_and_are_back_within_2_s_of_the_broker(
     killable_node: RabbitNode, killable_vhost: Vhost, far: str, serve: Serve
 ) -> None:
@@ -53,7 +54,7 @@ def test_two_hundred_applications_wait_for_few_answers_and_are_back_within_2_s_o
 
     def seconds_until_ready() -> float:
         started = time.monotonic()
-        wait_until(lambda: not hub.server.missing(), 80, "all groups to consume")
+        wait_until(lambda: not hub.server.missing(), 200, "all groups to consume")
         return time.monotonic() - started
 
     def death() -> float:
