@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 
-from tests.support.process import Workplace
+from tests.support.process import PATIENCE, Workplace
 from tests.support.vhost import Vhost
 from tests.support.waiting import wait_until
 
@@ -29,6 +29,10 @@ def filled(vhost: Vhost) -> int:
     """How many events the benchmark's queue holds."""
     names = [name for name in vhost.queues() if name.endswith(".throughput")]
     return sum(vhost.depth(name) for name in names)
+
+
+def is_handling(vhost: Vhost) -> bool:
+    return any(name.endswith(".dlq") for name in vhost.queues())
 
 
 def left_behind(vhost: Vhost) -> list[str]:
@@ -69,7 +73,7 @@ def test_a_signal_while_it_publishes_removes_everything(
     workplace: Workplace, vhost: Vhost, number: signal.Signals
 ) -> None:
     process = workplace.start(["-m", "limehub", "bench", "--count", "5000000"])
-    wait_until(lambda: filled(vhost) > 500, message="the filling has begun")
+    wait_until(lambda: filled(vhost) > 500, PATIENCE, "the filling has begun")
     process.send(number)
     assert process.wait() == 128 + number
     assert "Traceback" not in process.text
@@ -78,7 +82,7 @@ def test_a_signal_while_it_publishes_removes_everything(
 
 def test_a_signal_while_it_handles_removes_everything(workplace: Workplace, vhost: Vhost) -> None:
     process = workplace.start(["-m", "limehub", "bench", "--count", "20000", "--prefetch", "1"])
-    wait_until(lambda: any(name.endswith(".dlq") for name in vhost.queues()), message="it handles")
+    wait_until(lambda: is_handling(vhost), PATIENCE, "all is published and it handles")
     process.send(signal.SIGINT)
     assert process.wait() == 130
     assert "Traceback" not in process.text
@@ -133,7 +137,7 @@ def test_on_a_terminal_there_is_a_progress_bar(workplace: Workplace) -> None:
         shown = shown_by(process, master)
         os.close(slave)
         os.close(master)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert json.loads(output)["publish"]["count"] == 4000
     for phase in ("publishing", "handling", "single events"):
