@@ -65,8 +65,9 @@ class Scene:
         deletion = self.desk.delete(APP).operation
         return lambda progress: desk.undo(deletion, app=APP, progress=progress)
 
-    def hurt(self, verb: str, fault: Callable[[], Any]) -> tuple[Any, Progress]:
-        """Do *verb*, break something in the middle; return what came of it, and how far it was.
+    def hurt(self, verb: str, fault: Callable[[], Any]) -> tuple[Any, Progress, int]:
+        """Do *verb*, break something in the middle; return what came of it, how far it was in the
+        end, and how many were moved before.
 
         The last letters are not read before it is broken, however long that takes.
         """
@@ -80,9 +81,10 @@ class Scene:
         work = self.prepare(verb, self.desk_with(application_of))
         job = gevent.spawn(outcome, work, progress)
         wait_until(lambda: progress.done > 100, message="some to be moved")
+        before = progress.done
         fault()
         broken.set()
-        return job.get(timeout=90), progress
+        return job.get(timeout=90), progress, before
 
     def numbers(self) -> Counter[int]:
         """What is in all queues, how often."""
@@ -155,12 +157,15 @@ def _scene(vhost: Vhost) -> Iterator[Scene]:
 def test_connections_cut_under_a_move_lose_nothing_and_it_says_how_far_it_came(
     scene: Scene, verb: str
 ) -> None:
-    error, progress = scene.hurt(verb, scene.vhost.close_connections)
+    error, progress, before = scene.hurt(verb, scene.vhost.close_connections)
     assert isinstance(error, BrokerError)
     assert f"{progress.done} were" in str(error)
+    found = scene.numbers()
+    assert set(found) == set(range(COUNT))
     # Those on their way are sent again when the publisher is back, which knows nothing of the first
-    # time, and stay where they were: three of each. Until the loss is noticed, a few more leave.
-    assert_none_lost(scene.numbers(), doubles=6 * PIPELINE)
+    # time, and stay where they were. How many these are depends on who notices the loss first.
+    assert max(found.values()) <= 3
+    assert not [number for number in range(before - 2 * PIPELINE) if found[number] > 1]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -171,7 +176,7 @@ def test_a_broker_that_dies_under_a_move_loses_nothing(killable: Scene, verb: st
         node.settle()  # else it may forget a queue that it has just declared
         node.restart()
 
-    error, _progress = killable.hurt(verb, die)
+    error, _progress, _before = killable.hurt(verb, die)
     assert isinstance(error, BrokerError)
     # A broker that is killed forgets acks that it had not written down.
     assert_none_lost(killable.numbers(), doubles=COUNT)
@@ -185,14 +190,14 @@ def test_a_memory_alarm_only_delays_a_move(killable: Scene, verb: str) -> None:
         gevent.sleep(1.0)
         killable.vhost.memory_alarm(False)
 
-    moved, progress = killable.hurt(verb, alarm)
+    moved, progress, _before = killable.hurt(verb, alarm)
     assert isinstance(moved, Moved)
     assert (moved.count, progress.done, moved.failed_total) == (COUNT, COUNT, 0)
     assert_none_lost(killable.numbers(), doubles=0)
 
 
 def test_a_target_deleted_under_a_requeue_keeps_the_rest_in_order(scene: Scene) -> None:
-    moved, _progress = scene.hurt("requeue", lambda: scene.vhost.delete_queue(QUEUE))
+    moved, _progress, _before = scene.hurt("requeue", lambda: scene.vhost.delete_queue(QUEUE))
     assert moved.count + moved.remaining == COUNT
     assert moved.remaining == moved.failed_total > 0
     assert {one.reason.partition(";")[0] for one in moved.failed} == {

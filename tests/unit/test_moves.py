@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -257,13 +258,14 @@ def test_the_largest_foreign_headers_go_when_nothing_of_ours_is_left_to_cut() ->
     assert came[own.DROPPED] == ["big"]
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("count", [500, 25_000])
 def test_a_frame_full_of_small_headers_is_made_to_fit_in_no_time(count: int) -> None:
     """500 names of 250 bytes, or 25,000 of 5: dropping one must not cost as much as it frees."""
     width = 250 if count == 500 else 4
     headers = {f"{number:x}".zfill(width): None for number in range(count)}
+    began = time.thread_time()
     message = dead(delivered(headers=headers))
+    assert time.thread_time() - began < 10
     assert frame_bytes(message) <= FRAME_MAX
     assert len(message.headers) > count // 2
 
