@@ -79,12 +79,14 @@ def test_the_handler_that_stalls_is_named_with_its_stack(
     stalls = hub.server.status()["stalls"]
     assert done == [1]
     assert stalls["by_culprit"][SLOW]["count"] == 1
-    assert 0.5 <= stalls["by_culprit"][SLOW]["longest"] < 10
+    assert 0.5 <= stall["seconds"] < 10
     assert "in slow" in stall["stack"]
     assert stall["where"].startswith(f"{__file__}:")
     assert json.dumps(stalls)
-    lines = [each for each in caplog.records if "stalls" in each.getMessage()]
-    told = [each for each in lines if each.__dict__["handler"] == SLOW]
+    told = wait_until(
+        lambda: [line for line in caplog.records if vars(line).get("handler") == SLOW]
+    )
+    assert "stalls" in told[0].getMessage()
     assert told[0].levelno == logging.WARNING
 
 
