@@ -246,6 +246,19 @@ def test_what_is_left_after_moves_keeps_its_order(site: Site, kind: str) -> None
     assert site.numbers(QUEUE, 45) == [n for n in range(50) if n % 10 != 7]
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_walk_that_stood_still_takes_what_came_meanwhile_and_gives_it_back_in_its_place(
+    site: Site, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("limehub.deadletters.walk.SETTLE_LIMIT", 0.0)  # as if that had passed
+    site.channel.delete_queue(DLQ)
+    site.declare(DLQ, kind=kind)
+    ids = site.fill(40, size=100_000)
+    assert site.desk.show(APP, ids[0]).item.id == ids[0]
+    wait_until(lambda: site.ready(DLQ) == 40, message="all to be back")
+    assert [item.id for item in site.desk.list(APP).items] == ids
+
+
 def test_a_walk_that_dies_gives_everything_back(site: Site) -> None:
     ids = site.fill(50)
     desk = site.desk
