@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def amqp(vhost: Vhost) -> Iterator[BlockingChannel]:
     """A plain channel of the test's own, in confirm mode: the outside world."""
-    connection = vhost.connect()
+    connection = vhost.connect(heartbeat=0)  # nobody answers while the test does something else
     channel = connection.channel()
     channel.confirm_delivery()
     yield channel
