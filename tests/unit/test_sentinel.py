@@ -148,7 +148,10 @@ class Watched:
 
 
 @pytest.fixture
-def keep() -> Iterator[Callable[..., tuple[Watched, _socket.socket]]]:
+def keep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., tuple[Watched, _socket.socket]]]:
+    monkeypatch.setattr("limehub.amqp.sentinel.LOOK_SECONDS", 30.0)  # on a busy machine, too
     closing: list[Callable[[], Any]] = []
 
     def make(*, small: bool = False, **options: Any) -> tuple[Watched, _socket.socket]:
