@@ -93,9 +93,10 @@ def config_of(vhost: Vhost, folder: Path, **web: Any) -> Config:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests wait for each other and for their own end, however slow this machine is."""
+    """Requests wait for each other, the broker and their own end, however slow this machine is."""
     monkeypatch.setattr("limehub.web.api.deadletters.PATIENCE", A_WHILE)
     monkeypatch.setattr("limehub.deadletters.office.LOCK_PATIENCE", A_WHILE)
+    monkeypatch.setattr("limehub.management.TIMEOUT", A_WHILE)
 
 
 @pytest.fixture
