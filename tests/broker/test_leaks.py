@@ -38,7 +38,9 @@ class Held:
     @classmethod
     def now(cls) -> Held:
         gc.collect()
-        living = sum(isinstance(each, greenlet) and not each.dead for each in gc.get_objects())
+        # By type: `isinstance` asks a proxy for its object, and raises if that is gone.
+        greenlets = [each for each in gc.get_objects() if issubclass(type(each), greenlet)]
+        living = sum(not each.dead for each in greenlets)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return cls(
             descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
