@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +12,7 @@ import gevent
 import pytest
 from gevent import monkey
 
+from tests.support.holding import hold
 from tests.support.hub import Hub
 from tests.support.waiting import wait_until
 
@@ -31,13 +30,6 @@ def burn(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         sum(range(200))
-
-
-def hold(seconds: float) -> None:
-    """One C call that holds the interpreter's lock; no signal ends it early."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def burn_until(seen: Callable[[], object]) -> None:

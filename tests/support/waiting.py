@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def wait_until(
-    predicate: Callable[[], T], timeout: float = 30.0, message: str = "", interval: float = 0.02
+    predicate: Callable[[], T], timeout: float = 60.0, message: str = "", interval: float = 0.02
 ) -> T:
     """Call *predicate* until it gives something true, and return that.
 
@@ -20,13 +20,14 @@ def wait_until(
     AssertionError with *message* and the last value.
     """
     deadline = time.monotonic() + timeout
-    while not (value := predicate()):
-        if time.monotonic() > deadline:
-            raise AssertionError(
-                f"{message or 'condition'}: not within {timeout} s; last {value!r}"
-            )
+    while True:
+        is_late = time.monotonic() > deadline  # before the look: perhaps we stood still
+        if value := predicate():
+            return value
+        if is_late:
+            text = f"{message or 'condition'}: not within {timeout} s; last {value!r}"
+            raise AssertionError(text)
         time.sleep(interval)
-    return value
 
 
 def quickest(measure: Callable[[], float], limit: float, tries: int = 3) -> float:

@@ -28,15 +28,11 @@ from limehub.amqp.frames import HEARTBEAT
 from limehub.amqp.guard import Guard
 from limehub.amqp.outlet import Outlet
 from limehub.amqp.shared_line import SharedLine
+from tests.support.holding import hold
 from tests.support.pair import received, tcp_pair
 from tests.support.waiting import wait_until
 
 FRAME = b"\x03\x00\x01\x00\x00\x00\x04abcd\xce"
-
-
-def hold(seconds: float) -> None:
-    """Keep the interpreter busy: one C call that keeps its lock."""
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 
 def beats_during(

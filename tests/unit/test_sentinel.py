@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import ctypes
 import itertools
 import logging
 import sys
@@ -21,6 +20,7 @@ from limehub.amqp.sentinel import Line, Sentinel, _Watch
 from limehub.amqp.stalls import Culprit
 from limehub.amqp.stream import Stream
 from limehub.workers.culprit import culprit_of
+from tests.support.holding import hold
 from tests.support.pair import received, tcp_pair
 from tests.support.waiting import quickest, wait_until
 
@@ -52,11 +52,6 @@ def burn_until_received(peer: _socket.socket, count: int) -> bytes:
 
     burn_until(all_came)
     return bytes(wire)
-
-
-def hold(seconds: float) -> None:
-    """Keep the interpreter busy: one C call that keeps its lock."""
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 
 class Lines(logging.Handler):
