@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import ctypes
 import fcntl
 import gc
 import os
