@@ -119,7 +119,8 @@ def test_a_call_that_holds_the_interpreter_is_named_however_many_threads_wait_fo
     finally:
         going.clear()
     for stall in stalls_of(hub, SLOW):
-        assert stall["where"].startswith(f"{hold.__code__.co_filename}:")
+        file = stall["where"].rpartition(":")[0]
+        assert file in (__file__, hold.__code__.co_filename)  # it looks in the call, or just after
         assert stall["seconds"] >= 0.65
 
 
