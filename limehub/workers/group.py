@@ -154,7 +154,8 @@ class WorkerGroup:
     def missing(self) -> list[str]:
         """What keeps the group from being ready, in words."""
         connection = self._connection
-        if connection is None or not connection.is_open:
+        # The stream ends first: who tells of it may wait long, say for a log handler's lock.
+        if connection is None or not connection.is_open or connection.stream.is_over:
             return [f"{self.name}: not connected: {self._gate.trouble or 'connecting'}"]
         waiting = [(c.queue, c.missing) for c in self._consumers.values()]
         return [f"{queue}: {cause}" for queue, cause in waiting if cause]
